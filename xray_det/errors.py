@@ -1,0 +1,19 @@
+"""The one exception for what a user can mend: input, configuration, storage."""
+
+
+class InputError(ValueError):
+    """Something outside the program is wrong; the message says where, what, and how to mend it.
+
+    Args:
+        where: the file, field or option that is wrong, e.g. ``annotations.json: images[3].width``.
+        problem: what is wrong, naming the value found.
+        remedy: what the user can do about it, as an instruction.
+    """
+
+    def __init__(self, where: object, problem: str, remedy: str) -> None:
+        self.where, self.problem, self.remedy = str(where), problem, remedy
+        super().__init__(f"{where}: {problem}. {remedy}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        # Ray pickles exceptions across processes; the default would replay the joined message alone.
+        return type(self), (self.where, self.problem, self.remedy)

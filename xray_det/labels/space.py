@@ -1,0 +1,68 @@
+"""A label space: the classes of one dataset, or of the union of several, in a fixed order."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from xray_det.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Class:
+    """One class: its display name, the id it was published under (as text), and what else it is called."""
+
+    name: str
+    source_id: str
+    super_category: str | None = None
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSpace:
+    """Classes in order; a label is a row number of this table. Names and published ids are unique.
+
+    Raises:
+        InputError: two classes share a name or a published id.
+    """
+
+    name: str
+    classes: tuple[Class, ...]
+
+    def __post_init__(self) -> None:
+        for field in ("name", "source_id"):
+            twice = [value for value, count in Counter(getattr(c, field) for c in self.classes).items() if count > 1]
+            if twice:
+                raise InputError(
+                    f"{self.name}: categories",
+                    f"two classes share the {field} {twice[0]!r}",
+                    "Rename or remove one of them",
+                )
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.classes)
+
+    @cached_property
+    def row_of_id(self) -> dict[str, int]:
+        """Published id -> row."""
+        return {c.source_id: row for row, c in enumerate(self.classes)}
+
+    @cached_property
+    def row_of_name(self) -> dict[str, int]:
+        """Display name -> row."""
+        return {c.name: row for row, c in enumerate(self.classes)}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "classes": [asdict(c) for c in self.classes]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "LabelSpace":
+        rows: Sequence[Mapping[str, Any]] = value["classes"]
+        return cls(
+            name=value["name"], classes=tuple(Class(**{**row, "aliases": tuple(row["aliases"])}) for row in rows)
+        )
