@@ -25,11 +25,10 @@ def locate(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     if "://" not in text:
         return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
     try:
-        return pafs.FileSystem.from_uri(text)
+        fs, path = pafs.FileSystem.from_uri(text)
     except (ValueError, OSError) as error:
-        raise InputError(
-            text, f"not a storage address ({error})", "Give a local path or an s3:// or gs:// URI"
-        ) from error
+        raise InputError(text, f"not a storage address ({error})", "Give a local path, s3:// or gs://") from error
+    return fs, path
 
 
 def join(uri: str | os.PathLike[str], *parts: str) -> str:

@@ -79,9 +79,7 @@ SHARD: Final = pa.schema(
         pa.field("width", pa.int32(), nullable=False),  # pixels of the upright image
         pa.field("height", pa.int32(), nullable=False),
         pa.field("boxes", _boxes(pa.float32()), nullable=False),
-        pa.field(
-            "area", pa.list_(pa.float32()), nullable=False
-        ),  # square pixels; width x height where none is published
+        pa.field("area", pa.list_(pa.float32()), nullable=False),  # square pixels; width x height if none is published
         pa.field("visible_boxes", _boxes(pa.float32())),
         pa.field("flags", pa.list_(pa.uint16()), nullable=False),
         pa.field("labels", pa.list_(pa.list_(pa.int32())), nullable=False),  # one or more a box
