@@ -1,0 +1,159 @@
+"""What an ingested dataset is: one JSON file beside its shards, written last, so that a folder with one is whole."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from xray_det import storage
+from xray_det.data.schema import SCHEMA_VERSION
+from xray_det.errors import InputError
+from xray_det.labels.space import LabelSpace
+
+if TYPE_CHECKING:
+    from xray_det.labels.hierarchy import Hierarchy
+
+FILE: Final = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of a dataset (schema.SHARD): its path below the dataset's folder, and its images."""
+
+    file: str
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """An ingested dataset: its class table, what it holds, what was wrong with it, and where its shards lie.
+
+    Attributes:
+        name: the dataset's name, the value of the shards' ``dataset`` column.
+        format: the published format it was read from: coco, open_images or voc.
+        fingerprint: 16 hex digits over the class table, the hierarchy, every annotation and every image's bytes, in
+            order. It says what the data are, not where they lie: the same release ingested on another machine, with
+            other parallelism, packed or not, under another name, has the same one. Whoever caches *paths* needs
+            the folder in the key as well.
+        space: the classes as published; a label in the shards is a row of it.
+        hierarchy: the published class hierarchy, if there is one.
+        exhaustive: every class of ``space`` is annotated in every image; False: only image-level labels tell what
+            is absent (Open Images).
+        images: images in the shards.
+        boxes: the published boxes of these images: with flagged ones, and one box under two labels counted twice.
+        splits: images by split; images of a source without splits count under "".
+        image_counts: [C] images that hold a box of the class (n_i of methods.md); flagged boxes that are not
+            trained on (schema.NOT_TRAINED) do not count, regions do.
+        instance_counts: [C] (box, label) pairs, counted alike.
+        repaired: what was found and mended, flagged or named, by kind; details in findings.parquet.
+        quarantined: images left out of the shards, by reason; details in quarantine.parquet.
+        shards: in order; the row number of an image in the dataset counts through them.
+        packed: the images' bytes lie in the folder's own tars (pack.py).
+        folder: where it was loaded from or saved to; not stored.
+    """
+
+    name: str
+    format: str
+    fingerprint: str
+    space: LabelSpace
+    hierarchy: "Hierarchy | None"
+    exhaustive: bool
+    images: int
+    boxes: int
+    splits: Mapping[str, int]
+    image_counts: tuple[int, ...]
+    instance_counts: tuple[int, ...]
+    repaired: Mapping[str, int]
+    quarantined: Mapping[str, int]
+    shards: tuple[Shard, ...]
+    packed: bool = False
+    schema_version: int = SCHEMA_VERSION
+    folder: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("image_counts", "instance_counts"):
+            if len(getattr(self, name)) != len(self.space):
+                raise InputError(
+                    f"{self.folder or self.name}: manifest: {name}",
+                    f"{len(getattr(self, name))} numbers for {len(self.space)} classes",
+                    "Ingest the dataset again",
+                )
+
+    @property
+    def shard_uris(self) -> tuple[str, ...]:
+        return tuple(storage.join(self.folder, shard.file) for shard in self.shards)
+
+    @cached_property
+    def n_images(self) -> np.ndarray:
+        """``image_counts`` as int64 [C]."""
+        return np.asarray(self.image_counts, np.int64)
+
+    @cached_property
+    def unused_classes(self) -> tuple[str, ...]:
+        """Names of classes without a single trained box: reported, since no detector can learn them here."""
+        return tuple(c.name for c, n in zip(self.space.classes, self.instance_counts, strict=True) if n == 0)
+
+    def save(self, folder: str) -> "Manifest":
+        """Write ``folder/manifest.json`` whole; returns the manifest with its folder set."""
+        storage.write_json(storage.join(folder, FILE), self._to_json())
+        return self._in(folder)
+
+    @classmethod
+    def load(cls, folder: str) -> "Manifest":
+        """Read the manifest of an ingested dataset.
+
+        Args:
+            folder: its folder, a local path or URI.
+
+        Raises:
+            InputError: no finished dataset lies there, or one of another schema version, or the file is damaged.
+        """
+        uri = storage.join(folder, FILE)
+        if not storage.exists(uri):
+            raise InputError(
+                folder, "no ingested dataset lies here (no manifest.json)", "Run experiments/ingest.py to its end first"
+            )
+        value = storage.read_json(uri)
+        if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+            found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
+            raise InputError(uri, f"schema version {found}, not {SCHEMA_VERSION}", "Ingest the dataset again")
+        expected = {f.name for f in fields(cls)} - {"folder"}
+        if set(value) != expected:
+            odd = sorted(set(value) ^ expected)
+            raise InputError(uri, f"fields missing or unknown: {', '.join(odd)}", "Ingest the dataset again")
+        return cls._from_json(value)._in(folder)
+
+    def _in(self, folder: str) -> "Manifest":
+        fs_folder = folder if "://" in folder else storage.locate(folder)[1]
+        return Manifest(**{**dict(self._items()), "folder": fs_folder})
+
+    def _items(self) -> Iterator[tuple[str, Any]]:
+        return ((f.name, getattr(self, f.name)) for f in fields(self))
+
+    def _to_json(self) -> dict[str, Any]:
+        value = {name: item for name, item in self._items() if name != "folder"}
+        return value | {
+            "space": self.space.to_json(),
+            "hierarchy": None if self.hierarchy is None else self.hierarchy.to_json(),
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+
+    @classmethod
+    def _from_json(cls, value: Mapping[str, Any]) -> "Manifest":
+        hierarchy = value["hierarchy"]
+        if hierarchy is not None:
+            from xray_det.labels.hierarchy import Hierarchy
+
+            hierarchy = Hierarchy.from_json(hierarchy)
+        return cls(
+            **dict(value)
+            | {
+                "space": LabelSpace.from_json(value["space"]),
+                "hierarchy": hierarchy,
+                "image_counts": tuple(value["image_counts"]),
+                "instance_counts": tuple(value["instance_counts"]),
+                "shards": tuple(Shard(**shard) for shard in value["shards"]),
+            }
+        )
