@@ -23,6 +23,9 @@ class Targets:
         region: bool [N]; a region (crowd, group-of, difficult, ignore) matches nothing: background on it (IoA of the
             row's box with the region at least 0.5) learns the classes of ``classes_known`` alone.
         absence_known: bool [B, C]; background of the image may learn "not c".
+        counts: boxes an image (regions too), on the host, so that padding a batch on a device needs no
+            synchronisation; worked out here when not given.
+        regions: how many of the N boxes are regions, likewise.
     """
 
     boxes: Tensor
@@ -31,6 +34,14 @@ class Targets:
     classes_known: Tensor
     region: Tensor
     absence_known: Tensor
+    counts: tuple[int, ...] | None = None
+    regions: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.counts is None:
+            self.counts = tuple(torch.bincount(self.box_image, minlength=len(self.absence_known)).tolist())
+        if self.regions is None:
+            self.regions = int(self.region.sum())
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Self:
         return _moved(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
