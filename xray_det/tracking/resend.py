@@ -1,0 +1,67 @@
+"""Sends what a run's journal holds and MLflow does not: ``python -m xray_det.tracking.resend RUNFOLDER [...]``.
+
+For runs that ended while their MLflow server was away. Nothing is doubled, however often it is called. With ``--uri``
+the runs go to another server: each becomes a run there, with its whole history.
+
+    python -m xray_det.tracking.resend ~/xray_det/runs/fod-a
+    python -m xray_det.tracking.resend --uri http://mlflow:5000 ~/xray_det/runs/*
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from xray_det import storage
+from xray_det.errors import InputError
+from xray_det.tracking.journal import tracking_folder
+from xray_det.tracking.tracker import SenderProcess, check_uri
+
+
+def resend(run_folder: str, uri: str | None = None, patience_s: float = 300.0) -> int:
+    """Send a run's unsent records; how many are left after at most ``patience_s`` (-1: no answer at all).
+
+    Args:
+        run_folder: the folder of a run that was tracked.
+        uri: tracking address; None: the one the run was tracked at.
+
+    Raises:
+        InputError: not a tracked run; the address cannot work.
+    """
+    run = storage.read_json(storage.join(tracking_folder(run_folder), "run.json"))
+    target = check_uri(uri or run["uri"])
+    if target == "off":
+        raise InputError(run_folder, "was tracked by journal only (uri off)", "Give --uri ADDRESS")
+    sender = SenderProcess(run_folder, target)
+    left = sender.finish(patience_s)
+    sender.first_word(0.1)  # raises when the address was wrong
+    return left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    run_folders: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders, or pyarrow.fs URIs of them."""
+    uri: str | None = None
+    """Tracking address; by default the one the run was tracked at."""
+    patience_s: float = 300.0
+    """How long to try, in seconds a run."""
+
+
+def main(args: Args) -> int:
+    failed = 0
+    for folder in args.run_folders:
+        try:
+            left = resend(folder, args.uri, args.patience_s)
+        except InputError as error:
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        failed += left != 0
+        print(f"{folder}: " + ("all is sent" if left == 0 else f"{left if left > 0 else 'all'} records are left"))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Args, description=__doc__)))

@@ -1,0 +1,259 @@
+"""The driver's side of tracking: one MLflow run a training, whatever happens to the server or to the training.
+
+tracker = Tracker(run_folder, experiment="fod", name="soft-balance-0.7")     # in the driver
+journal = Journal(run_folder, "rank0"); journal.log({"loss": 0.3}, step=12)  # in a worker, on any node
+tracker.finish("FINISHED")
+"""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from xray_det import storage
+from xray_det.errors import InputError
+from xray_det.tracking.environment import environment_tags
+from xray_det.tracking.journal import Journal, flatten, tracking_folder
+from xray_det.tracking.system import SystemMetrics
+
+log = logging.getLogger(__name__)
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+SCHEMES: Final = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
+#: Bounds of the sender's waits. mlflow's own retries are off: the sender has its own, and shows what it waits for.
+SENDER_ENVIRONMENT: Final = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def default_uri() -> str:
+    """``MLFLOW_TRACKING_URI`` when set, else a SQLite database in the project's home."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.home() / 'mlflow.db'}"
+
+
+def check_uri(uri: str) -> str:
+    """The address if its form is one that can work; ``off`` tracks nothing beyond the journal.
+
+    Raises:
+        InputError: no scheme, a file store (MLflow refuses it), a scheme MLflow does not know, an unwritable database.
+    """
+    if uri == "off":
+        return uri
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9]*)(\+\w+)?://", uri)
+    if scheme is None or scheme[1].lower() not in SCHEMES:
+        raise InputError(
+            uri,
+            "not a tracking address that MLflow takes" + (" (its file store is retired)" if "file" in uri[:5] else ""),
+            f"Give a server (http://HOST:5000), a database (sqlite:///FILE, postgresql://...) or off; "
+            f"schemes: {', '.join(SCHEMES)}",
+        )
+    if scheme[1] == "sqlite":
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(uri, f"its folder cannot be made ({error.strerror})", "Choose another file") from error
+        if not os.access(folder, os.W_OK):
+            raise InputError(uri, f"the folder {folder} is not writable", "Choose another file")
+    return uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Where the run is in MLflow."""
+
+    uri: str
+    run_id: str
+    experiment_id: str
+
+    @property
+    def address(self) -> str:
+        """What to open: the run's page on a server, or the page below the address that ``make ui`` prints."""
+        base = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+
+class Tracker(Journal):
+    """Owns a training's MLflow run: creates it or, after a restart, goes on with it; sends all journals of the run.
+
+    It is a journal itself, for what the driver tracks: ``log``, ``params``, ``tags``, ``figure``, ``table``, ...
+
+    The driver makes one. Calls never wait for the server: records go to the run folder, and a process of its own sends
+    them. A server that is down, hangs or answers 5xx costs a warning.
+
+    Args:
+        run_folder: the run's folder, a local path or any pyarrow.fs URI.
+        uri: tracking address; None: ``default_uri()``; ``off``: journal only.
+        experiment: name of the MLflow experiment.
+        name: name of the run.
+        parent_run_id: MLflow id of the parent run, for a trial of a sweep.
+        parent_folder: instead, the parent's run folder: works too when the server was down when the parent began.
+        system_metrics_s: seconds between samples of this machine, 0 for none.
+        patience_s: how long to wait for the first answer before going on without one.
+
+    Attributes:
+        uri: the tracking address in use.
+        created: seconds since 1970 at which the run folder was first tracked.
+
+    Raises:
+        InputError: the address cannot work: bad scheme, 401/403/404, no MLflow behind it, unknown host, deleted
+            experiment; or the folder was tracked as another experiment.
+    """
+
+    def __init__(
+        self,
+        run_folder: str | os.PathLike[str],
+        *,
+        experiment: str,
+        name: str,
+        uri: str | None = None,
+        parent_run_id: str | None = None,
+        parent_folder: str | None = None,
+        system_metrics_s: float = 10.0,
+        patience_s: float = 60.0,
+    ) -> None:
+        self.uri = check_uri(uri or default_uri())
+        self.run_folder = os.fspath(run_folder)
+        super().__init__(run_folder, "driver")
+        address = storage.join(tracking_folder(run_folder), "run.json")
+        if storage.exists(address):
+            run = storage.read_json(address)
+            if run["experiment"] != experiment:
+                raise InputError(
+                    address,
+                    f"this run is tracked in the experiment {run['experiment']!r}, not {experiment!r}",
+                    "Give that experiment's name, or another run folder",
+                )
+        else:
+            run = {
+                "key": uuid.uuid4().hex,
+                "created": time.time(),
+                "experiment": experiment,
+                "name": name,
+                "parent_run_id": parent_run_id,
+                "parent_folder": parent_folder,
+            }
+        run["uri"] = self.uri
+        storage.write_json(address, run)
+        self.created: float = run["created"]
+        self.status("RUNNING")
+        self.tags(environment_tags())
+        self._sender: SenderProcess | None = None
+        if self.uri != "off":
+            self._sender = SenderProcess(self.run_folder, self.uri)
+            try:
+                self._sender.first_word(patience_s)
+            except InputError:
+                self._sender.kill()
+                super().close()
+                raise
+        self._system = SystemMetrics(self, started=self.created, interval_s=system_metrics_s)
+        if system_metrics_s > 0:
+            self._system.start()
+
+    @property
+    def destination(self) -> Destination | None:
+        """The run in MLflow; None while no server has answered yet."""
+        return self._sender.destination if self._sender else None
+
+    def config(self, config: Mapping[str, Any]) -> None:
+        """A resolved experiment: every leaf a parameter, and the whole as artifact ``config.json``."""
+        self.params(flatten(config))
+        self.json("config", config)
+
+    def finish(self, status: Status = "FINISHED", patience_s: float = 30.0) -> int:
+        """End the run; wait a bounded time until everything is sent; how many records are left (0: all sent).
+
+        What is left stays in the run folder, and a warning says the command that sends it.
+        """
+        self._system.stop()
+        self.status(status)
+        super().close()
+        left = self._sender.finish(patience_s) if self._sender else 0
+        if left:
+            log.warning(
+                "%s: MLflow did not take %s; they are kept in %s. Send them with: "
+                "python -m xray_det.tracking.resend %s",
+                self.uri, "all records" if left < 0 else f"{left} records", self.run_folder, self.run_folder,
+            )  # fmt: skip
+        return left
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+
+
+class SenderProcess:
+    """The process that runs sender.py, and what it last said."""
+
+    def __init__(self, run_folder: str, uri: str) -> None:
+        self._uri = uri
+        self.destination: Destination | None = None
+        self._spoke = threading.Event()
+        self._wrong: InputError | None = None
+        self._left = -1
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "xray_det.tracking.sender", run_folder, uri],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **SENDER_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            start_new_session=True,  # Ctrl-C is for the training; its end is the sender's signal to finish
+        )
+        threading.Thread(target=self._listen, daemon=True, name="tracking").start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue
+            state = said.pop("state", None)
+            if state == "ready":
+                self.destination = Destination(uri=self._uri, **said)
+            elif state == "wrong":
+                self._wrong = InputError(**said)
+            elif state == "down":
+                log.warning("MLflow at %s does not answer (%s); records are kept and sent later", self._uri, said)
+            elif state == "left":
+                self._left = said["records"]
+            self._spoke.set()
+        self._spoke.set()
+
+    def first_word(self, patience_s: float) -> None:
+        """Wait for the first answer. Raises InputError if the address is wrong."""
+        if not self._spoke.wait(patience_s):
+            log.warning("MLflow at %s has not answered for %g s; records are kept", self._uri, patience_s)
+        if self._wrong is not None:
+            raise self._wrong
+
+    def finish(self, patience_s: float) -> int:
+        """Records that are left after at most ``patience_s``; -1 when that is not known."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(b"close\n")
+            self._process.stdin.flush()
+            self._process.wait(patience_s)
+        except (OSError, subprocess.TimeoutExpired):
+            self.kill()
+        return self._left
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
