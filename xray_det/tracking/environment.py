@@ -2,6 +2,7 @@
 
 import getpass
 import hashlib
+import json
 import os
 import platform
 import socket
@@ -10,38 +11,59 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlparse
 
 PACKAGES: Final = ("xray_det", "torch", "torchvision", "ray", "mlflow", "numpy", "pyarrow", "hotcoco")
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def commit() -> str:
-    """The git commit of the code: ``XRAY_DET_COMMIT``, else the checkout's (with ``-dirty``), else ``unknown``.
+    """The git commit of the code, with ``-dirty`` when files differ from it; ``unknown`` where nothing tells.
 
-    A submitted job runs in a copy without ``.git``: whoever submits it sets ``XRAY_DET_COMMIT``.
+    ``XRAY_DET_COMMIT`` if set. Else that of the checkout the code lies in. A submitted job runs in a copy without
+    ``.git``: there, that of the checkout the package was installed from, if the copy holds the same source.
     """
     if given := os.environ.get("XRAY_DET_COMMIT"):
         return given
+    for root in (ROOT, *_installed_from()):
+        if root == ROOT or source_digest(root) == source_digest():
+            revision = _revision(root)
+            if revision is not None:
+                return revision
+    return "unknown"
 
+
+def source_digest(root: Path = ROOT) -> str:
+    """Twelve hex digits over the Python files of a checkout: equal code has equal digests, with or without git."""
+    digest = hashlib.sha256()
+    for folder in ("xray_det", "experiments"):
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _installed_from() -> list[Path]:
+    """Checkouts that the environment's editable installs of this package point to."""
+    folders = []
+    for distribution in metadata.distributions(name="xray_det"):
+        url = json.loads(distribution.read_text("direct_url.json") or "{}").get("url", "")
+        if url.startswith("file://"):
+            folders.append(Path(unquote(urlparse(url).path)))
+    return folders
+
+
+def _revision(root: Path) -> str | None:
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
+        command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()
 
     try:
         # A copy of the code inside another project's checkout must not report that project's commit.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
-            return "unknown"
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return None
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def source_digest() -> str:
-    """Twelve hex digits over the package's Python files: equal code has equal digests, with or without git."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "xray_det").rglob("*.py")):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+        return None
 
 
 def environment_tags() -> dict[str, str]:
