@@ -1,0 +1,52 @@
+"""The kinds of defect a published dataset has, as they are counted and named in reports."""
+
+from enum import StrEnum
+
+
+class Defect(StrEnum):
+    """What is wrong with a box, an annotation file or an image. The value is the name used in every report."""
+
+    # a box: flagged, never altered
+    NO_AREA = "no_area"  # nothing of it lies inside the image: not trained on
+    NOT_FINITE = "not_finite"  # a coordinate is NaN or infinite: not trained on
+    REPEAT = "repeat"  # an earlier box of the image has the same place, flags and label: not trained on
+    OUTSIDE = "outside"  # reaches over the image's edge: clipped when it is loaded
+    SEVERAL_LABELS = "several_labels"  # one place under several labels: one box with several labels
+    # an image or its annotation file: corrected
+    WRONG_SIZE = "wrong_size"  # the published size is not the image's
+    WRONG_FILE_NAME = "wrong_file_name"  # the annotation names another file; found by the annotation's own name
+    EXIF_ROTATED = "exif_rotated"  # the image is stored turned or mirrored; read upright
+    BAD_EXIF = "bad_exif"  # an orientation that does not exist; read as none
+    GREYSCALE = "greyscale"  # read as RGB
+    ZERO_BASED = "zero_based"  # a VOC file (counted from 1) holds a coordinate 0: kept
+    # an image: quarantined
+    TRUNCATED_IMAGE = "truncated_image"  # the file ends too early
+    UNREADABLE_IMAGE = "unreadable_image"  # empty, damaged, or not an image
+    MISSING_IMAGE = "missing_image"  # there is no such file
+    NO_ANNOTATION = "no_annotation"  # an image that no annotation file speaks of
+    IMAGE_BOMB = "image_bomb"  # claims more pixels than anyone photographs
+    # between images: named across the dataset
+    DUPLICATE_IMAGE = "duplicate_image"  # the same bytes as another image
+
+
+#: An image with one of these never reaches a shard.
+QUARANTINED = frozenset(
+    {
+        Defect.TRUNCATED_IMAGE,
+        Defect.UNREADABLE_IMAGE,
+        Defect.MISSING_IMAGE,
+        Defect.NO_ANNOTATION,
+        Defect.IMAGE_BOMB,
+    }
+)
+
+
+def noted(kind: Defect, detail: str = "") -> str:
+    """An entry of PUBLISHED's ``defects``: the kind, and after a colon what a person wants to know of it."""
+    return f"{kind}: {detail}" if detail else str(kind)
+
+
+def parse_note(note: str) -> tuple[Defect, str]:
+    """The kind and the detail of an entry of ``defects``."""
+    kind, _, detail = note.partition(": ")
+    return Defect(kind), detail

@@ -1,0 +1,227 @@
+"""Encoded images as facts and as pixels: upright, RGB, and guarded against files that are not what they say.
+
+Shapes: H, W of the upright image. Free of torch, whose import costs a worker process seconds.
+"""
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from xray_det.data.defect import Defect
+
+#: More than this is taken for a decompression bomb (PIL's own limit; 536 MB as RGB).
+MAX_PIXELS: Final = 178_956_970
+_FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_ORIENTATION: Final = 0x0112
+#: libjpeg warns of these in files that show nothing of it; PIL reads them.
+_HARMLESS: Final = "extraneous bytes"
+
+
+class BadImage(Exception):
+    """Bytes that cannot be read as an image.
+
+    Args:
+        reason: TRUNCATED_IMAGE, UNREADABLE_IMAGE or IMAGE_BOMB.
+        detail: what the decoder said.
+    """
+
+    def __init__(self, reason: Defect, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type, tuple[Defect, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What a file's header says.
+
+    Attributes:
+        width: of the upright image, in pixels.
+        height: likewise.
+        orientation: how to turn the stored image upright, EXIF's 1 to 8; 1 where the tag is missing or invalid.
+        published_orientation: the tag as it stands in the file; None: missing.
+        grey: it has one channel.
+        format: PIL's name, e.g. ``JPEG``.
+    """
+
+    width: int
+    height: int
+    orientation: int
+    published_orientation: int | None
+    grey: bool
+    format: str
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height before the image is turned upright."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def inspect(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+    """Read the header, decode nothing.
+
+    Raises:
+        BadImage: empty, not an image, or with more than ``max_pixels``.
+    """
+    with _open(data, max_pixels) as image:
+        return _facts(image)
+
+
+def verify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+    """As ``inspect``, and decode all of the file, at an eighth of its size where the format allows.
+
+    Raises:
+        BadImage: also where the file ends too early or is damaged.
+    """
+    with _open(data, max_pixels) as image:
+        facts = _facts(image)
+        if facts.format == "JPEG":
+            try:
+                simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, min_factor=8)
+                return facts
+            except ValueError as error:
+                _refuse_damage(error)  # else a kind of JPEG that PIL knows
+        _load(image)
+        return facts
+
+
+def decode(data: bytes, *, min_short_side: int | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Pixels of the upright image.
+
+    Args:
+        data: the encoded file.
+        min_short_side: the shorter side may be decoded this small. A JPEG is then decoded at 1/2, 1/4 or 1/8 (each side
+            rounded up) where its shorter side stays at least as long; None: at full size.
+
+    Returns:
+        uint8 [H, W, 3] RGB, contiguous.
+
+    Raises:
+        BadImage: as ``verify``.
+    """
+    with _open(data, max_pixels) as image:
+        facts = _facts(image)
+        pixels: np.ndarray | None = None
+        if facts.format == "JPEG" and image.mode in ("L", "RGB"):
+            try:
+                pixels = simplejpeg.decode_jpeg(data, "RGB", min_factor=_factor(image.size, min_short_side))
+            except ValueError as error:
+                _refuse_damage(error)
+        if pixels is None:
+            pixels = _rgb(_load(image))
+    return upright(pixels, facts.orientation)
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels [h, w, 3] upright by EXIF orientation 1 to 8, contiguous [H, W, 3]."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def boxes_upright(boxes: np.ndarray, orientation: int, stored_size: tuple[int, int]) -> np.ndarray:
+    """Boxes of the stored image as boxes of the upright one.
+
+    Args:
+        boxes: [N, 4] x1, y1, x2, y2 in pixels of the stored image.
+        orientation: EXIF's 1 to 8.
+        stored_size: width and height of the stored image.
+    """
+    x1, y1, x2, y2 = boxes.T
+    width, height = stored_size
+    if orientation >= 5:
+        x1, y1, x2, y2 = y1, x1, y2, x2
+        width, height = height, width
+    if orientation in (3, 4, 7, 8):
+        y1, y2 = height - y2, height - y1
+    if orientation in (2, 3, 6, 7):
+        x1, x2 = width - x2, width - x1
+    return np.stack([x1, y1, x2, y2], axis=1)
+
+
+def _factor(size: tuple[int, int], min_short_side: int | None) -> int:
+    """The largest of 1, 2, 4, 8 that leaves the shorter side at least ``min_short_side`` long."""
+    if min_short_side is None:
+        return 1
+    return next((f for f in (8, 4, 2) if -(-min(size) // f) >= min_short_side), 1)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():  # PIL warns of half the pixels it refuses, and of broken EXIF
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadImage(Defect.IMAGE_BOMB, str(error)) from error
+    except Exception as error:  # PIL's readers raise what they please on bytes that are no image
+        detail = "the file is empty" if not data else str(error) or type(error).__name__
+        raise BadImage(Defect.UNREADABLE_IMAGE, detail.split(" <_io")[0]) from error
+    if image.width * image.height > max_pixels:
+        raise BadImage(Defect.IMAGE_BOMB, f"{image.width} x {image.height} pixels, the limit is {max_pixels}")
+    return image
+
+
+def _facts(image: Image.Image) -> ImageFacts:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tag = image.getexif().get(_ORIENTATION)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):  # EXIF that is not EXIF
+        tag = None
+    published = tag if isinstance(tag, int) else None
+    orientation = published if published is not None and 1 <= published <= 8 else 1
+    width, height = image.size
+    if orientation >= 5:
+        width, height = height, width
+    kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with more pictures after it
+    grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
+    return ImageFacts(
+        width=width,
+        height=height,
+        orientation=orientation,
+        published_orientation=published,
+        grey=grey,
+        format=kind,
+    )
+
+
+def _refuse_damage(error: ValueError) -> None:
+    """Raise for a JPEG that is damaged; return for one that this decoder only does not know or grumbles at."""
+    text = str(error)
+    if "Premature end" in text:
+        raise BadImage(Defect.TRUNCATED_IMAGE, text) from error
+    if "Corrupt" in text and _HARMLESS not in text:
+        raise BadImage(Defect.UNREADABLE_IMAGE, text) from error
+
+
+def _load(image: Image.Image) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+    except Exception as error:  # as in _open
+        text = str(error) or type(error).__name__
+        truncated = "truncated" in text.lower() or isinstance(error, EOFError)
+        raise BadImage(Defect.TRUNCATED_IMAGE if truncated else Defect.UNREADABLE_IMAGE, text) from error
+    return image
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] of a loaded image of any mode; 16 bits a channel keep the upper 8."""
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.int64)
+        narrow = (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(narrow[:, :, None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
