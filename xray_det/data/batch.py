@@ -4,11 +4,16 @@ Shape letters: B images of this rank, H x W the canvas of the global batch (the 
 images together, C classes of the unified label space.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_TARGETS = ("boxes", "box_image", "classes", "classes_known", "region", "absence_known")
+_DTYPES = {"|u1": torch.uint8, "|b1": torch.bool, "<i8": torch.int64, "<f4": torch.float32}
 
 
 @dataclass(kw_only=True)
@@ -56,7 +61,8 @@ class Batch:
     """This rank's part of one global batch.
 
     Attributes:
-        images: uint8 [B, 3, H, W], RGB; the image lies in the upper left corner, the rest is 0.
+        images: uint8 [B, 3, H, W], RGB, in channels-last memory; the picture lies in the upper left corner, the rest is
+            the augmentation's fill colour (about ImageNet's mean: near 0 once normalised).
         sizes: int64 [B, 2], (height, width) of the part of the canvas that is image.
         targets: the truth.
         image_ids: as published, B of them.
@@ -72,6 +78,32 @@ class Batch:
     positions: Tensor
     scales: Tensor
     original_sizes: Tensor
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], image_ids: list[str], *, pin: bool = False) -> Self:
+        """Tensors of their own from the arrays of data/assemble.py (which may be read-only memory of the object store).
+
+        ``images`` of the arrays is [B, H, W, 3]; the copy of it goes straight into page-locked memory with ``pin``.
+        """
+
+        def own(name: str) -> Tensor:
+            array = arrays[name]
+            tensor = torch.empty(array.shape, dtype=_DTYPES[array.dtype.str], pin_memory=pin)
+            np.copyto(tensor.numpy(), array)
+            return tensor
+
+        box_image = arrays["box_image"]
+        targets = Targets(
+            **{name: own(name) for name in _TARGETS},
+            counts=tuple(np.bincount(box_image, minlength=len(image_ids)).tolist()),
+            regions=int(arrays["region"].sum()),
+        )
+        return cls(
+            images=own("images").permute(0, 3, 1, 2),
+            targets=targets,
+            image_ids=image_ids,
+            **{name: own(name) for name in ("sizes", "positions", "scales", "original_sizes")},
+        )
 
     def __len__(self) -> int:
         return len(self.image_ids)
