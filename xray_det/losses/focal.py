@@ -1,0 +1,122 @@
+"""Sigmoid focal loss (Lin et al. 2017) under a supervision mask: eq. 3 of the cross-dataset paper.
+
+Shape letters as in targets.py. For a logit x with target t in [0, 1], p = sigmoid(x), q = p + t - 2 p t (= 1 - p_t):
+
+    L(x, t) = (alpha t + (1 - alpha)(1 - t)) q^gamma BCE(x, t),   and 0 where the target is not known (p_t = 1 there).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xray_det.errors import InputError
+from xray_det.losses.targets import RowTargets, at_least_float32
+
+# Elements handled at once: on a CPU the dozen passes over a chunk then hit the cache; a GPU wants few launches.
+_CHUNK_CPU, _CHUNK_OTHER = 1 << 17, 1 << 26
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigmoidFocal:
+    """One sigmoid a class; gamma = 0 with alpha = None is binary cross-entropy.
+
+    Attributes:
+        alpha: weight of positives, 1 - alpha that of negatives; None weighs both 1.
+        gamma: how far easy rows are played down, at least 0.
+        prior: score of every class at the start.
+    """
+
+    alpha: float | None = 0.25
+    gamma: float = 2.0
+    prior: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise InputError("alpha", f"{self.alpha} is outside [0, 1]", "Give a weight, or none for no weighting")
+        if not self.gamma >= 0:
+            raise InputError("gamma", f"{self.gamma} is negative", "Give 0 or more")
+        if not 0 < self.prior < 1:
+            raise InputError("prior", f"{self.prior} is outside (0, 1)", "Give a probability")
+
+    def num_outputs(self, num_classes: int) -> int:
+        return num_classes
+
+    def initial_bias(self, num_classes: int) -> Tensor:
+        return torch.full((num_classes,), -math.log((1 - self.prior) / self.prior))
+
+    def loss_sum(self, logits: Tensor, targets: RowTargets) -> Tensor:
+        """Sum over all rows and classes whose target is known; logits [B, R, C]."""
+        total: Tensor = _FocalSum.apply(logits, targets, self.alpha, self.gamma)
+        return total
+
+    def count(self, targets: RowTargets) -> Tensor:
+        return targets.positives().float()
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return at_least_float32(logits).sigmoid()
+
+
+def focal_loss(logits: Tensor, values: Tensor, alpha: float | None, gamma: float) -> Tensor:
+    """L(x, t) of the module docstring, an element each; ``logits`` and ``values`` in [0, 1] of one shape."""
+    p = logits.sigmoid()
+    loss = F.binary_cross_entropy_with_logits(logits, values, reduction="none")
+    if gamma:
+        loss = loss * (p + values - 2 * p * values) ** gamma
+    return loss if alpha is None else loss * (alpha * values + (1 - alpha) * (1 - values))
+
+
+class _FocalSum(torch.autograd.Function):
+    """The sum and its gradient in one sweep over the logits.
+
+    Autograd would keep half a dozen tensors as large as the logits (0.4 GB each for 200,000 anchors of 500 classes);
+    here one is kept, the gradient itself, in the logits' own precision.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: RowTargets, alpha: float | None, gamma: float) -> Tensor:
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        sums = []
+        step = max(1, (_CHUNK_CPU if logits.device.type == "cpu" else _CHUNK_OTHER) // logits[:, :1].numel())
+        known = targets.background_known[:, None, :]
+        weight = 1.0 if alpha is None else 1 - alpha
+        for first in range(0, logits.shape[1], step):
+            rows = slice(first, first + step)
+            # A logit of minus infinity has loss 0 and gradient 0 exactly, so that one fill masks everything.
+            mask = targets.background[:, rows, None] & known
+            x = at_least_float32(logits[:, rows]).masked_fill(~mask, -math.inf)
+            loss, slope = _background(x, gamma, gradient is not None)
+            sums.append(loss.sum())
+            if gradient is not None and slope is not None:
+                gradient[:, rows] = slope.mul_(weight)
+        total = torch.stack(sums).sum() * weight if sums else at_least_float32(logits).sum()
+
+        with torch.enable_grad():
+            listed = at_least_float32(logits.detach()[targets.image, targets.row]).requires_grad_()
+            each = focal_loss(listed, targets.values.to(listed.dtype), alpha, gamma)
+            listed_sum = torch.where(targets.known, each, 0.0).sum()
+        if gradient is not None:
+            (slope,) = torch.autograd.grad(listed_sum, listed)
+            gradient[targets.image, targets.row] = slope.to(gradient.dtype)
+            ctx.save_for_backward(gradient)
+        return total + listed_sum.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0].to(gradient.dtype), None, None, None
+
+
+def _background(x: Tensor, gamma: float, with_slope: bool) -> tuple[Tensor, Tensor | None]:
+    """p^gamma softplus(x) and its derivative p^gamma (gamma (1 - p) softplus(x) + p), elementwise."""
+    p = x.sigmoid()
+    cross_entropy = F.softplus(x, threshold=40.0)
+    focus = p.square() if gamma == 2 else p.pow(gamma)
+    loss = focus * cross_entropy
+    if not with_slope:
+        return loss, None
+    slope = cross_entropy.mul_(1 - p).mul_(gamma).add_(p).mul_(focus)
+    return loss, slope

@@ -1,0 +1,55 @@
+"""Copying parameters by name, with the fate of every key told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What became of every key when a file's tensors were put into a module.
+
+    Attributes:
+        source: the file.
+        taken: keys copied whole.
+        partly: (key, what was copied), e.g. the rows of shared classes.
+        left: (key of the file, why it was not used).
+        missing: keys of the module that the file has not: they keep their random start.
+    """
+
+    source: str
+    taken: tuple[str, ...] = ()
+    partly: tuple[tuple[str, str], ...] = ()
+    left: tuple[tuple[str, str], ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The report, one line a key that was not simply copied, after a line of counts."""
+        counts = (
+            f"{len(self.taken)} taken, {len(self.partly)} in part, {len(self.left)} left, {len(self.missing)} missing"
+        )
+        return [
+            f"{self.source}: {counts}",
+            *(f"  in part  {key}: {what}" for key, what in self.partly),
+            *(f"  left     {key}: {why}" for key, why in self.left),
+            *(f"  missing  {key}: keeps its random start" for key in self.missing),
+        ]
+
+
+@torch.no_grad()
+def copy_by_name(module: nn.Module, state: Mapping[str, Tensor], source: str) -> Loaded:
+    """Copy every tensor of ``state`` whose name and shape the module has; strides of the module are kept."""
+    own = module.state_dict()
+    taken, left = [], []
+    for key, value in state.items():
+        if key not in own:
+            left.append((key, "the model has no such key"))
+        elif own[key].shape != value.shape:
+            left.append((key, f"shape {list(value.shape)}, the model has {list(own[key].shape)}"))
+        else:
+            own[key].copy_(value)
+            taken.append(key)
+    missing = tuple(key for key in own if key not in set(taken))
+    return Loaded(source=source, taken=tuple(taken), left=tuple(left), missing=missing)
