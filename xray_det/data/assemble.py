@@ -98,10 +98,10 @@ class Recipe:
         boxes, offsets = ragged(images.column("boxes"))
         flags, _ = ragged(images.column("flags"))
         image = np.repeat(np.arange(count), np.diff(offsets))
-        region = geometry.region(flags)
         boxes = geometry.clip(boxes, _sizes(images)[image])
         ever = geometry.trained(flags)
-        kept = ever & placement.survive(boxes, image, region)
+        seen, region = placement.seen(boxes, image, geometry.region(flags))
+        kept = ever & seen
 
         dataset = images.column("dataset").to_numpy()
         starts = np.cumsum([0, *(len(table) for table in self.maps)])

@@ -17,7 +17,7 @@ class Augmentation:
             (the whole image, smaller), as in large-scale jitter; None for none.
         flip: chance of a horizontal flip.
         iou_crop: chance that SSD's crop is tried: a window that overlaps some box by a drawn least IoU. Objects whose
-            centre leaves the window are dropped.
+            centre leaves the window become regions.
         zoom_out: chance that the image is placed in a larger scene of the fill colour.
         zoom_out_sides: range of the scene's side over the image's.
         photometric: chance that colours are distorted (brightness, contrast, saturation, hue, channel order).

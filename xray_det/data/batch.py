@@ -4,9 +4,9 @@ Shape letters: B images of this rank, H x W the canvas of the global batch (the 
 images together, C classes of the unified label space.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -48,10 +48,10 @@ class Targets:
         if self.regions is None:
             self.regions = int(self.region.sum())
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Self:
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> "Targets":
         return _moved(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "Targets":
         """In page-locked memory, from which a copy to a CUDA device runs beside computation."""
         return _moved(self, Tensor.pin_memory)
 
@@ -80,7 +80,7 @@ class Batch:
     original_sizes: Tensor
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], image_ids: list[str], *, pin: bool = False) -> Self:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], image_ids: list[str], *, pin: bool = False) -> "Batch":
         """Tensors of their own from the arrays of data/assemble.py (which may be read-only memory of the object store).
 
         ``images`` of the arrays is [B, H, W, 3]; the copy of it goes straight into page-locked memory with ``pin``.
@@ -108,15 +108,18 @@ class Batch:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Self:
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> "Batch":
         return _moved(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "Batch":
         """In page-locked memory, from which a copy to a CUDA device runs beside computation."""
         return _moved(self, Tensor.pin_memory)
 
 
-def _moved(value: Any, move: Any) -> Any:
+_T = TypeVar("_T", Targets, Batch)
+
+
+def _moved(value: _T, move: Callable[[Tensor], Tensor]) -> _T:
     """A copy of a dataclass with ``move`` applied to its tensors, also those of dataclasses within."""
     changed: dict[str, Any] = {}
     for field in fields(value):

@@ -53,7 +53,8 @@ class Placement:
     def scales(self) -> np.ndarray:
         """float64 [B, 2], picture pixels a pixel of the original, (vertical, horizontal)."""
         seen, shown = self.crop[:, 2:] - self.crop[:, :2], self.place[:, 2:] - self.place[:, :2]
-        return np.divide(shown, seen, out=np.ones(seen.shape), where=seen > 0)[:, ::-1]
+        scales: np.ndarray = np.divide(shown, seen, out=np.ones(seen.shape), where=seen > 0)[:, ::-1]
+        return scales
 
     def move(self, boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Boxes of the originals on the pictures, clipped to the part of the original that is seen.
@@ -72,36 +73,47 @@ class Placement:
         width = self.sizes[image, 1]
         flipped = np.stack([width - corners[:, 1, 0], width - corners[:, 0, 0]], axis=1)
         corners[:, :, 0] = np.where(self.flip[image][:, None], flipped, corners[:, :, 0])
-        return corners.reshape(-1, 4).astype(np.float32)
+        moved: np.ndarray = corners.reshape(-1, 4).astype(np.float32)
+        return moved
 
-    def survive(self, boxes: np.ndarray, image: np.ndarray, region: np.ndarray) -> np.ndarray:
-        """bool [N]: the boxes that are trained on.
+    def seen(self, boxes: np.ndarray, image: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which boxes are left on the pictures, and as what.
 
-        An object must have its centre in the crop (as SSD's crop has it) and sides of LEAST_SIDE on the picture; of a
-        region any part is enough, since what lies there must teach nothing.
+        An object whose centre the crop has cut off is an object no longer (SSD's rule), but neither is what is left of
+        it background: it becomes a region. Objects smaller than LEAST_SIDE and regions without area are dropped.
+
+        Args:
+            boxes: [N, 4], clipped; image: int64 [N]; region: bool [N], what is a region already.
+
+        Returns:
+            kept bool [N], and region bool [N] (of all N).
         """
         crop = self.crop[image]
         centre = (boxes[:, :2].astype(np.float64) + boxes[:, 2:]) / 2
-        inside = ((centre >= crop[:, :2]) & (centre <= crop[:, 2:])).all(axis=1)
+        whole = ((centre >= crop[:, :2]) & (centre <= crop[:, 2:])).all(axis=1)
         moved = self.move(boxes, image)
-        sides = moved[:, 2:] - moved[:, :2]
-        return np.where(region, (sides > 0).all(axis=1), inside & (sides >= LEAST_SIDE).all(axis=1))
+        least = (moved[:, 2:] - moved[:, :2]).min(axis=1, initial=np.inf)
+        region = region | ~whole
+        return np.where(region, least > 0, least >= LEAST_SIDE), region
 
 
 def clip(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Boxes [N, 4] cut at the borders of their images; ``sizes`` [N, 2] (height, width) is of each box's image."""
     limits = sizes[:, [1, 0, 1, 0]].astype(boxes.dtype)
-    return np.clip(boxes, 0, limits)
+    clipped: np.ndarray = np.clip(boxes, 0, limits)
+    return clipped
 
 
 def trained(flags: np.ndarray) -> np.ndarray:
     """bool [N]: boxes ever shown to a model, as objects or as regions; ``flags`` uint16 [N] of BoxFlag."""
-    return (flags & np.uint16(NOT_TRAINED)) == 0
+    shown: np.ndarray = (flags & np.uint16(NOT_TRAINED)) == 0
+    return shown
 
 
 def region(flags: np.ndarray) -> np.ndarray:
     """bool [N]: boxes that are regions."""
-    return (flags & np.uint16(REGION)) != 0
+    regions: np.ndarray = (flags & np.uint16(REGION)) != 0
+    return regions
 
 
 def place(
@@ -155,7 +167,7 @@ def place(
 
     image = np.concatenate([np.zeros_like(extent), width[:, None], height[:, None]], axis=1)
     crop = np.concatenate([np.maximum(window[:, :2], image[:, :2]), np.minimum(window[:, 2:], image[:, 2:])], axis=1)
-    seen = (crop[:, 2:] > crop[:, :2]).all(axis=1)
+    seen: np.ndarray = (crop[:, 2:] > crop[:, :2]).all(axis=1)
     crop = np.where(seen[:, None], crop, 0)
     exact = (crop.reshape(-1, 2, 2) - window[:, None, :2]) * (shown / extent)[:, None]
     corner = np.clip(np.rint(exact[:, 0]).astype(np.int64), 0, shown - 1)

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from torch.utils.data import DataLoader, Dataset
 
 from xray_det.data import wire
 from xray_det.data.annotations import Annotations, Selection
@@ -219,9 +220,7 @@ def _by_ray(
 def _by_torch(
     recipe: Recipe, rows: np.ndarray, numbers: np.ndarray, part: slice, executor: TorchWorkers, pin: bool
 ) -> Iterator[tuple[int, Batch]]:
-    from torch.utils.data import DataLoader
-
-    loader: DataLoader[tuple[int, Batch]] = DataLoader(
+    loader: DataLoader[tuple[int, Batch] | InputError] = DataLoader(
         _Batches(recipe=recipe, rows=rows, numbers=numbers, part=part),
         batch_size=None,
         num_workers=executor.workers,
@@ -234,8 +233,8 @@ def _by_torch(
         yield found
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Batches:
+@dataclass(kw_only=True)
+class _Batches(Dataset[tuple[int, Batch] | InputError]):
     """A map-style dataset whose items are whole batches."""
 
     recipe: Recipe
