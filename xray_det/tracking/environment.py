@@ -33,8 +33,9 @@ def commit() -> str:
     return "unknown"
 
 
-def source_digest(root: Path = ROOT) -> str:
+def source_digest(root: Path | None = None) -> str:
     """Twelve hex digits over the Python files of a checkout: equal code has equal digests, with or without git."""
+    root = root or ROOT
     digest = hashlib.sha256()
     for folder in ("xray_det", "experiments"):
         for path in sorted((root / folder).rglob("*.py")):

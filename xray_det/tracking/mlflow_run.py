@@ -2,10 +2,8 @@
 
 Nothing here depends on mlflow's global tracking address or active run: address and run are arguments.
 
-What was sent is written to ``RUN/tracking/sent-HASH.json`` (HASH of the address). A crash between sending and
-writing that down sends a few records twice: harmless, because MLflow stores the same (key, step, timestamp, value)
-once, and timestamps are the journal's. Points that a resumed training passed a second time carry other timestamps;
-they are dropped here, by (key, step).
+How much was sent is written down after sending (outbox.py). A crash between the two sends a few records twice:
+harmless, because MLflow stores the same (key, step, timestamp, value) once, and timestamps are the journal's.
 """
 
 import hashlib
@@ -13,6 +11,7 @@ import json
 import logging
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -22,31 +21,20 @@ from typing import Any, Final
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from xray_det import storage
 from xray_det.errors import InputError
-from xray_det.tracking.journal import Reader, tracking_folder
+from xray_det.tracking.journal import tracking_folder
+from xray_det.tracking.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 KEY_TAG: Final = "xray_det.key"  # finds the run again when the answer to its creation was lost
 METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100  # the server's limits
+RECORDS_A_BATCH: Final = 500  # of the journal
 PARAM_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS = 6000, 5000, 250
-#: Answers that waiting does not mend; seen before the run was ever reached they mean a wrong address.
-WRONG: Final = frozenset(
-    {
-        "PERMISSION_DENIED",
-        "UNAUTHENTICATED",
-        "CUSTOMER_UNAUTHORIZED",
-        "ENDPOINT_NOT_FOUND",
-        "RESOURCE_DOES_NOT_EXIST",
-        "NOT_FOUND",
-        "BAD_REQUEST",
-        "INVALID_PARAMETER_VALUE",
-        "NOT_IMPLEMENTED",
-        "FEATURE_DISABLED",
-    }
-)
 #: The server read the record and calls it invalid.
 REFUSED: Final = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 
@@ -63,23 +51,9 @@ class MlflowRun:
     def __init__(self, run_folder: str, uri: str) -> None:
         self._folder, self._uri = tracking_folder(run_folder), uri
         self._run: dict[str, Any] = storage.read_json(storage.join(self._folder, "run.json"))
-        name = hashlib.sha256(uri.encode()).hexdigest()[:8]
-        self._state_address = storage.join(self._folder, f"sent-{name}.json")
-        state = storage.read_json(self._state_address) if storage.exists(self._state_address) else {}
-        self.run_id: str | None = state.get("run_id")
-        self.experiment_id: str | None = state.get("experiment_id")
+        self.outbox = Outbox(run_folder, uri)
         self._client: MlflowClient | None = None
-        self._warned = False
-        self.running = False  # by the last status record
-        self._begin(run_folder, state.get("sent", {}), state.get("later", []))
-
-    def _begin(self, run_folder: str, sent: dict[str, int], later: list[list[str]]) -> None:
-        self._run_folder = run_folder
-        self._sent = sent
-        self._later = later  # artifacts (path, kind) that the artifact store refused: they must not hold up metrics
-        self._reader = Reader(run_folder)  # from the beginning: points sent before are needed to know a repeat
-        self._seen: dict[str, set[int]] = {}
-        self._pending: list[tuple[str, int, dict[str, Any]]] = []
+        self._artifact_pause, self._artifacts_at = 1.0, 0.0
 
     def connect(self) -> None:
         """Find or create the experiment and the run.
@@ -88,41 +62,22 @@ class MlflowRun:
             InputError: the address or the experiment is wrong; waiting does not help.
             Exception: whatever mlflow raises while the server is away.
         """
-        reached_before = self.run_id is not None
-        try:
-            self._connect()
-        except MlflowException as error:
-            wrong = error.error_code in WRONG or "NameResolutionError" in str(error)
-            if wrong and not reached_before:
-                raise InputError(
-                    self._uri,
-                    f"is no tracking server for us: {first_line(error)}",
-                    "Correct the tracking address (--tracking-uri or MLFLOW_TRACKING_URI) or its credentials",
-                ) from error
-            raise
+        if self._uri.startswith("http") and self.outbox.run_id is None:
+            check_server(self._uri)
+        self._connect()
 
     def _connect(self) -> None:
-        client = MlflowClient(tracking_uri=self._uri)
+        client, outbox = MlflowClient(tracking_uri=self._uri), self.outbox
         with _alone(self._uri):
             experiment_id = self._find_experiment(client)
-        if self.run_id is not None:
-            try:
-                run = client.get_run(self.run_id)
-                if run.info.lifecycle_stage != "active":
-                    self.run_id = None
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                self.run_id = None
-            if self.run_id is None:
-                log.warning("the run is gone from %s: a new one receives the whole journal", self._uri)
-                self._run["key"] = f"{self._run['key']}.again"
-                self._begin(self._run_folder, {}, [])
-        if self.run_id is None:
-            self.run_id = self._find_run(client, experiment_id)
-        self.experiment_id = experiment_id
+        if outbox.run_id is not None and not _is_there(client, outbox.run_id):
+            log.warning("the run is gone from %s: a new one gets the whole journal", self._uri)
+            outbox.start_again()
+        if outbox.run_id is None:
+            outbox.run_id = self._find_run(client, experiment_id)
+        outbox.experiment_id = experiment_id
+        outbox.save()
         self._client = client
-        self._save()
 
     def _find_experiment(self, client: MlflowClient) -> str:
         name = self._run["experiment"]
@@ -147,7 +102,7 @@ class MlflowRun:
         found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", ViewType.ACTIVE_ONLY, 1)
         if found:
             return str(found[0].info.run_id)
-        tags = {KEY_TAG: key, "run_folder": self._run_folder}
+        tags = {KEY_TAG: key, "run_folder": self.outbox.run_folder}
         if parent := self._parent():
             tags["mlflow.parentRunId"] = parent
         created = client.create_run(
@@ -156,68 +111,45 @@ class MlflowRun:
         return str(created.info.run_id)
 
     def _parent(self) -> str | None:
-        if self._run.get("parent_run_id"):
-            return str(self._run["parent_run_id"])
         if folder := self._run.get("parent_folder"):
-            name = Path(self._state_address).name
-            state = storage.join(tracking_folder(folder), name)
-            if not storage.exists(state):
-                raise RuntimeError(f"the parent run of {folder} is not there yet")
-            return str(storage.read_json(state)["run_id"])
-        return None
+            parent = Outbox(folder, self._uri).run_id
+            if parent is None:
+                raise RuntimeError(f"the parent run of {folder} is not in MLflow yet")
+            return parent
+        return self._run.get("parent_run_id")
 
     # Sending
 
-    def send(self) -> None:
-        """Send everything new. Raises whatever mlflow raises while the server is away."""
+    def send(self, *, final: bool = False) -> None:
+        """Send everything new; raises whatever mlflow raises while the server is away.
+
+        Artifacts that their store refuses are tried again after a pause, or now when this is the ``final`` time.
+        """
         try:
             if self._client is None:
                 self.connect()
-            self._read()
-            while self._pending:
-                batch = self._pending[:500]
+            self.outbox.read()
+            while batch := [record for _, _, record in self.outbox.pending[:RECORDS_A_BATCH]]:
                 self._send(batch)
-                for segment, offset, _ in batch:
-                    self._sent[segment] = offset
-                del self._pending[: len(batch)]
-                self._save()
-            self._send_later()
+                self.outbox.sent(len(batch))
+            self._send_later(final)
         except Exception:
             self._client = None  # the next attempt looks whether the run is still there
             raise
 
-    def left(self) -> int:
-        """Records that are in the journal and not sent."""
-        self._read()
-        return len(self._pending) + len(self._later)
-
     def mark_killed(self) -> None:
         """The training is gone without a last word; one that goes on says RUNNING again."""
-        if self.running:
-            self._mlflow.set_terminated(self.run_id, "KILLED")
+        if self.outbox.running:
+            self._mlflow.set_terminated(self.outbox.run_id, "KILLED")
 
-    def _read(self) -> None:
-        for segment, offset, record in self._reader.new():
-            new = {
-                key: value
-                for key, value in record.get("metrics", {}).items()
-                if record["step"] not in self._seen.setdefault(key, set())
-            }
-            for key in new:
-                self._seen[key].add(record["step"])
-            if "status" in record:
-                self.running = record["status"] == "RUNNING"
-            if offset > self._sent.get(segment, 0) and (new or "metrics" not in record):
-                self._pending.append((segment, offset, record | {"metrics": new} if new else record))
-
-    def _send(self, batch: list[tuple[str, int, dict[str, Any]]]) -> None:
+    def _send(self, batch: list[dict[str, Any]]) -> None:
         metrics: list[Metric] = []
-        for _, _, record in batch:
+        for record in batch:
             for key, value in record.get("metrics", {}).items():
                 metrics.append(Metric(entity_key(key), value, record["t"], record["step"]))
         for start in range(0, len(metrics), METRICS_A_BATCH):
             self._log_batch(metrics=metrics[start : start + METRICS_A_BATCH])
-        for _, _, record in batch:
+        for record in batch:
             if "params" in record:
                 self._send_params(record["params"])
             elif "tags" in record:
@@ -225,14 +157,16 @@ class MlflowRun:
                 for start in range(0, len(tags), PARAMS_A_BATCH):
                     self._log_batch(tags=tags[start : start + PARAMS_A_BATCH])
             elif "artifact" in record:
-                self._later.append([record["artifact"], record["kind"]])
+                entry = [record["artifact"], record["kind"]]
+                if entry not in self.outbox.later:  # written twice, or this batch is sent a second time
+                    self.outbox.later.append(entry)
             elif "inputs" in record:
                 self._unless_refused("inputs", partial(self._send_inputs, record["inputs"]))
             elif "status" in record:
                 if record["status"] == "RUNNING":
-                    self._mlflow.update_run(self.run_id, status="RUNNING")
+                    self._mlflow.update_run(self.outbox.run_id, status="RUNNING")
                 else:
-                    self._mlflow.set_terminated(self.run_id, record["status"], end_time=record["t"])
+                    self._mlflow.set_terminated(self.outbox.run_id, record["status"], end_time=record["t"])
 
     @property
     def _mlflow(self) -> MlflowClient:
@@ -241,7 +175,7 @@ class MlflowRun:
 
     def _log_batch(self, **entities: Any) -> None:
         kind, items = next(iter(entities.items()))
-        send = partial(self._mlflow.log_batch, self.run_id, **entities)
+        send = partial(self._mlflow.log_batch, self.outbox.run_id, **entities)
         if len(items) == 1:
             self._unless_refused(f"{kind} {items[0].key!r}", send)
         else:
@@ -266,7 +200,7 @@ class MlflowRun:
     def _send_params(self, values: Mapping[str, str]) -> None:
         """A parameter of MLflow cannot change; a run that goes on with another value says so in a tag."""
         cut = {entity_key(key): value[:PARAM_CHARACTERS] for key, value in values.items()}
-        known = self._mlflow.get_run(self.run_id).data.params
+        known = self._mlflow.get_run(self.outbox.run_id).data.params
         new = [Param(key, value) for key, value in cut.items() if key not in known]
         for start in range(0, len(new), PARAMS_A_BATCH):
             self._log_batch(params=new[start : start + PARAMS_A_BATCH])
@@ -275,37 +209,43 @@ class MlflowRun:
         if changed:
             self._log_batch(tags=changed[:PARAMS_A_BATCH])
 
-    def _send_later(self) -> None:
-        """Artifacts, each tried once; those that fail stay for the next time."""
-        failed: list[list[str]] = []
-        for path, kind in self._later:
+    def _send_later(self, final: bool) -> None:
+        """Send artifacts; one that fails goes to the end of the queue, and all wait, so that metrics do not."""
+        queue = self.outbox.later
+        for _ in range(len(queue)):
+            if not final and time.monotonic() < self._artifacts_at:
+                return
+            path, kind = queue.pop(0)
             try:
                 self._send_artifact(path, kind)
+                self._artifact_pause = 1.0
             except Exception as error:  # boto, requests, file systems: each store raises its own
-                failed.append([path, kind])
-                if not self._warned:
-                    log.warning("artifact %s waits: %s", path, first_line(error))
-                self._warned = True
-        if failed != self._later:
-            self._later = failed
-            self._save()
+                log.warning("artifact %s waits: %s", path, first_line(error))
+                queue.append([path, kind])
+                self._artifacts_at = time.monotonic() + self._artifact_pause
+                self._artifact_pause = min(2 * self._artifact_pause, 60.0)
+            self.outbox.save()
 
     def _send_artifact(self, path: str, kind: str) -> None:
         folder, _, name = path.rpartition("/")
+        address = storage.join(self._folder, "artifacts", path)
+        if not storage.exists(address):
+            log.warning("artifact %s was removed before it was sent", address)
+            return
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary) / name
-            local.write_bytes(storage.read_bytes(storage.join(self._folder, "artifacts", path)))
-            self._mlflow.log_artifact(self.run_id, str(local), folder or None)
+            local.write_bytes(storage.read_bytes(address))
+            self._mlflow.log_artifact(self.outbox.run_id, str(local), folder or None)
         if kind == "table":
             tag = "mlflow.loggedArtifacts"
-            listed = json.loads(self._mlflow.get_run(self.run_id).data.tags.get(tag, "[]"))
+            listed = json.loads(self._mlflow.get_run(self.outbox.run_id).data.tags.get(tag, "[]"))
             entry = {"path": path, "type": "table"}
             if entry not in listed:
-                self._mlflow.set_tag(self.run_id, tag, json.dumps([*listed, entry]))
+                self._mlflow.set_tag(self.outbox.run_id, tag, json.dumps([*listed, entry]))
 
     def _send_inputs(self, datasets: list[dict[str, str]]) -> None:
         self._mlflow.log_inputs(
-            self.run_id,
+            self.outbox.run_id,
             [
                 DatasetInput(
                     Dataset(
@@ -321,9 +261,32 @@ class MlflowRun:
             ],
         )
 
-    def _save(self) -> None:
-        state = {"uri": self._uri, "run_id": self.run_id, "experiment_id": self.experiment_id}
-        storage.write_json(self._state_address, state | {"sent": self._sent, "later": self._later})
+
+def check_server(uri: str) -> None:
+    """Ask a server for its experiments, to tell a wrong address from a server that is away.
+
+    Raises:
+        InputError: an answer that no waiting mends: 4xx, something that is not MLflow, a host nobody knows.
+        Exception: no answer, or 5xx.
+    """
+    path, problem = "/api/2.0/mlflow/experiments/search?max_results=1", ""
+    try:
+        response = http_request(get_default_host_creds(uri), path, "GET", raise_on_status=False)
+    except MlflowException as error:
+        if "NameResolutionError" not in str(error):
+            raise
+        problem = "no such host"
+    else:
+        status, text = response.status_code, response.text.strip()[:200]
+        if status >= 500 or status in (408, 425, 429):
+            raise ConnectionError(f"HTTP {status}: {text}")
+        if status != 200:
+            problem = f"HTTP {status}: {text}"
+        elif not text.startswith("{"):
+            problem = f"what answers there is not MLflow: {text}"
+    if problem:
+        remedy = "Correct the tracking address (--tracking-uri or MLFLOW_TRACKING_URI), its credentials"
+        raise InputError(uri, problem, f"{remedy}, or the server's --allowed-hosts")
 
 
 def entity_key(key: str) -> str:
@@ -353,6 +316,15 @@ def _alone(uri: str) -> Iterator[None]:
 def _slug(name: str) -> str:
     clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")
     return clean if clean == name else f"{clean}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def _is_there(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
 
 
 def first_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from xray_det.tracking.tracker import SenderProcess, check_uri
 
 
 def resend(run_folder: str, uri: str | None = None, patience_s: float = 300.0) -> int:
-    """Send a run's unsent records; how many are left after at most ``patience_s`` (-1: no answer at all).
+    """Send a run's unsent records; how many are left after at most ``patience_s``.
 
     Args:
         run_folder: the folder of a run that was tracked.
@@ -59,7 +59,7 @@ def main(args: Args) -> int:
             failed += 1
             continue
         failed += left != 0
-        print(f"{folder}: " + ("all is sent" if left == 0 else f"{left if left > 0 else 'all'} records are left"))
+        print(f"{folder}: " + (f"{left} records are left" if left else "all is sent"))
     return 1 if failed else 0
 
 

@@ -22,8 +22,8 @@ LONGEST_PAUSE_SECONDS: Final = 30.0  # between attempts to reach a dead server
 ORPHAN_SECONDS: Final = 60.0  # longest life after the training process
 
 
-def follow(run: MlflowRun, *, closing: threading.Event, orphaned: threading.Event, say: "Say") -> int:
-    """Send until told to close (or the training process is gone), waiting out a dead server. Records left at the end.
+def follow(run: MlflowRun, *, closing: threading.Event, orphaned: threading.Event, say: "Say") -> None:
+    """Send until told to close (or the training process is gone), waiting out a dead server.
 
     While the server is away the pauses between attempts double from 0.5 s to LONGEST_PAUSE_SECONDS; ``closing`` cuts a
     pause short. Once closing, it goes on trying: whoever waits for this process sets the bound.
@@ -32,25 +32,25 @@ def follow(run: MlflowRun, *, closing: threading.Event, orphaned: threading.Even
     while True:
         ending = closing.is_set() or orphaned.is_set()  # read before sending: later records are not promised
         try:
-            run.send()
+            run.send(final=ending)
             if told != "ready":
-                say(state="ready", run_id=run.run_id, experiment_id=run.experiment_id)
+                say(state="ready", run_id=run.outbox.run_id, experiment_id=run.outbox.experiment_id)
                 told = "ready"
             pause = 0.5
             if ending:
                 if orphaned.is_set():
                     run.mark_killed()
-                return run.left()
+                return
             closing.wait(POLL_SECONDS)
         except InputError as error:
             say(state="wrong", where=error.where, problem=error.problem, remedy=error.remedy)
-            return run.left()
+            return
         except Exception as error:  # mlflow, sqlalchemy, requests and storage each raise their own
             if told != "down":
                 say(state="down", problem=first_line(error))
                 told = "down"
             if orphaned.is_set():
-                return run.left()
+                return
             wait = pause * random.uniform(0.8, 1.2)
             time.sleep(min(wait, 2.0)) if closing.is_set() else closing.wait(wait)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
@@ -81,8 +81,7 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     run = MlflowRun(run_folder, uri)
-    left = follow(run, closing=closing, orphaned=orphaned, say=Say())
-    Say()(state="left", records=left)
+    follow(run, closing=closing, orphaned=orphaned, say=Say())
     os._exit(0)  # a connection that hangs must not hold the process
 
 

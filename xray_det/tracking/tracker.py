@@ -17,12 +17,13 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import IO, Any, Final, Literal
 
 from xray_det import storage
 from xray_det.errors import InputError
 from xray_det.tracking.environment import environment_tags
 from xray_det.tracking.journal import Journal, flatten, tracking_folder
+from xray_det.tracking.outbox import Outbox
 from xray_det.tracking.system import SystemMetrics
 
 log = logging.getLogger(__name__)
@@ -183,12 +184,14 @@ class Tracker(Journal):
         self._system.stop()
         self.status(status)
         super().close()
-        left = self._sender.finish(patience_s) if self._sender else 0
+        if self._sender is None:
+            return 0
+        left = self._sender.finish(patience_s)
         if left:
             log.warning(
-                "%s: MLflow did not take %s; they are kept in %s. Send them with: "
+                "%s: MLflow did not take %d records; they are kept in %s. Send them with: "
                 "python -m xray_det.tracking.resend %s",
-                self.uri, "all records" if left < 0 else f"{left} records", self.run_folder, self.run_folder,
+                self.uri, left, self.run_folder, self.run_folder,
             )  # fmt: skip
         return left
 
@@ -203,26 +206,27 @@ class SenderProcess:
     """The process that runs sender.py, and what it last said."""
 
     def __init__(self, run_folder: str, uri: str) -> None:
-        self._uri = uri
+        self._run_folder, self._uri = run_folder, uri
         self.destination: Destination | None = None
         self._spoke = threading.Event()
         self._wrong: InputError | None = None
-        self._left = -1
+        self._start()
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "xray_det.tracking.sender", run_folder, uri],
+            [sys.executable, "-m", "xray_det.tracking.sender", self._run_folder, self._uri],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **SENDER_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             start_new_session=True,  # Ctrl-C is for the training; its end is the sender's signal to finish
         )
-        threading.Thread(target=self._listen, daemon=True, name="tracking").start()
+        threading.Thread(target=self._listen, args=[self._process.stdout], daemon=True, name="tracking").start()
 
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+    def _listen(self, stdout: IO[bytes]) -> None:
+        for line in stdout:
             try:
                 said = json.loads(line)
-            except ValueError:
+            except ValueError:  # a library's print
                 continue
             state = said.pop("state", None)
             if state == "ready":
@@ -230,9 +234,7 @@ class SenderProcess:
             elif state == "wrong":
                 self._wrong = InputError(**said)
             elif state == "down":
-                log.warning("MLflow at %s does not answer (%s); records are kept and sent later", self._uri, said)
-            elif state == "left":
-                self._left = said["records"]
+                log.warning("MLflow at %s does not answer (%s); records wait for it", self._uri, said["problem"])
             self._spoke.set()
         self._spoke.set()
 
@@ -244,7 +246,9 @@ class SenderProcess:
             raise self._wrong
 
     def finish(self, patience_s: float) -> int:
-        """Records that are left after at most ``patience_s``; -1 when that is not known."""
+        """Let it send what is there, for at most ``patience_s``; how many records are left."""
+        if self._process.poll() is not None and self._wrong is None:
+            self._start()  # something killed it
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(b"close\n")
@@ -252,7 +256,7 @@ class SenderProcess:
             self._process.wait(patience_s)
         except (OSError, subprocess.TimeoutExpired):
             self.kill()
-        return self._left
+        return Outbox(self._run_folder, self._uri).left()
 
     def kill(self) -> None:
         self._process.kill()
