@@ -1,6 +1,7 @@
 """A detector and data small enough that a whole training takes milliseconds, for tests of the loop."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,11 +20,14 @@ CLASSES = 5
 class ToyDetector(Detector):
     """One row an image; says which classes lie in it. Noise keyed by plan position stands for sampled regions."""
 
-    def __init__(self, *, dropout: float = 0.0, unused: bool = False) -> None:
+    def __init__(self, *, dropout: float = 0.0, unused: bool = False, wide: bool = False) -> None:
         super().__init__(None, CLASSES)
         torch.manual_seed(0)
         self.pyramid = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3))
         self.dropout = nn.Dropout(dropout)
+        # DDP's buckets of 1 and 25 MiB hold a toy whole; wide, it needs several, and DDP sorts them anew
+        sides = (8, 700, 700, 700, 8) if wide else ()
+        self.wide = nn.Sequential(*(nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in pairwise(sides)))
         self.classifier = nn.Linear(8, CLASSES)
         self.boxes = nn.Linear(8, 4)
         if unused:
@@ -32,7 +36,7 @@ class ToyDetector(Detector):
     def forward(
         self, images: Tensor, sizes: Tensor, targets: Targets | None = None, key: SampleKey | None = None
     ) -> Predictions:
-        features = self.dropout(self.pyramid(images.float() / 255).mean((2, 3)))
+        features = self.dropout(self.wide(self.pyramid(images.float() / 255).mean((2, 3))))
         if key is not None:
             features = features * (1 + 0.1 * priorities(key, 8, "noise"))
         count = len(images)
