@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from xray_det.data.formats.coco import CocoSource, coco_files
 from xray_det.data.formats.layout import given_paths
 from xray_det.data.formats.voc import VocSource, voc_files
 from xray_det.errors import InputError
@@ -36,6 +37,7 @@ class Source(Protocol):
 
 #: Format -> how to open it, and which annotation files of it lie among some paths (never more than a few are opened).
 _FORMATS: dict[str, tuple[Callable[..., Source], Callable[[Sequence[Path]], list[Path]]]] = {
+    "coco": (CocoSource, coco_files),
     "voc": (VocSource, voc_files),
 }
 

@@ -1,0 +1,289 @@
+"""COCO JSON, and what is written like it: Objects365 v1 and v2, TACO, WIDER Pedestrian.
+
+One pass over each file deals images and annotations out to disk by image id, so that memory does not grow with the
+file; a second one puts the rows of an image together, bucket by bucket. Small datasets are one bucket and keep the
+published order of their images.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from xray_det.data.defect import Defect, noted
+from xray_det.data.formats.coco_json import ANNOTATIONS, IMAGES, TYPES, Category, annotation_rows, image_rows
+from xray_det.data.formats.image_finder import ImageFinder
+from xray_det.data.formats.json_stream import stream_arrays, top_level_keys
+from xray_det.data.formats.layout import common_root, given_paths, inside, split_of_path, walk
+from xray_det.data.formats.rows import counts_to_offsets, published
+from xray_det.data.formats.scratch import Buckets, scratch_folder
+from xray_det.errors import InputError
+from xray_det.labels.hierarchy import Hierarchy
+from xray_det.labels.space import Class, LabelSpace
+
+_BUCKET_BYTES = 24 << 20  # of JSON; read back, a bucket is a third of it
+_MOST_BUCKETS = 200  # each keeps two files open
+
+
+class CocoSource:
+    """A dataset in COCO JSON, one file a split; see ``source.Source``. All files are read once, when it is opened.
+
+    Published ``iscrowd`` is CROWD, ``ignore`` IGNORE, Objects365's ``isfake`` DEPICTION; ``area`` is kept. Image ids
+    are text; where two splits share one, ids begin with the split's name.
+
+    Args:
+        path: the dataset's folder, or its JSON files.
+        images: look for the images; without them ``path`` is null.
+
+    Raises:
+        InputError: malformed or cut-off JSON, classes that share a name or differ between files, an annotation of an
+            unknown class or image, an image id that stands for two images, a file name that leaves the folder.
+    """
+
+    format = "coco"
+    normalized = False
+    exhaustive = True
+    hierarchy: Hierarchy | None = None
+
+    def __init__(self, path: Path | Sequence[Path], *, images: bool = True) -> None:
+        paths = given_paths(path)
+        self.root = common_root(paths)
+        self.name, self.image_root = self.root.name, self.root
+        self._files = coco_files(paths)
+        if not self._files:
+            raise InputError(
+                self.root, "no COCO JSON (an object with images and annotations) below it", "Check the path"
+            )
+        self._splits = [split_of_path(file, self.root) for file in self._files]
+        self._finder = ImageFinder(self.root, [file.parent for file in self._files]) if images else None
+        size = sum(file.stat().st_size for file in self._files)
+        self._count = min(max(1, size // _BUCKET_BYTES), _MOST_BUCKETS)
+        folder = scratch_folder(self)
+        self._images = Buckets(folder, "images", IMAGES, self._count)
+        self._annotations = Buckets(folder, "annotations", ANNOTATIONS, self._count)
+        # category ids in order of appearance get codes; which class a code is, is known when all files are read
+        codes: defaultdict[int | str, int] = defaultdict(count().__next__)
+        tables = [self._read(number, file, codes) for number, file in enumerate(self._files)]
+        self._images.close()
+        self._annotations.close()
+        self.space = _class_table(self.name, list(zip(self._files, tables, strict=True)))
+        self._row_of_code = self._resolve(codes)
+        self._prefix = len(self._files) > 1 and self._ids_collide()
+
+    def _read(self, number: int, file: Path, codes: "defaultdict[int | str, int]") -> list[Category]:
+        """One file to disk; returns its categories."""
+        categories: list[Category] = []
+        seen = set[str]()
+        images = 0
+        for key, first, items in stream_arrays(file, TYPES):
+            seen.add(key)
+            if key == "categories":
+                categories += items
+            elif not items:
+                continue
+            elif key == "images":
+                images += len(items)
+                rows = image_rows(items, number, first)
+                self._images.add(rows, self._bucket(rows))
+            else:
+                rows = annotation_rows(items, number, first, codes)
+                self._annotations.add(rows, self._bucket(rows))
+        for key in ("images", "categories"):
+            if key not in seen:
+                raise InputError(file, f"it has no {key!r}", "Give the dataset's annotation JSON")
+        if not images:
+            raise InputError(file, "the dataset is empty: it lists no images", "Give the dataset's annotation JSON")
+        return categories
+
+    def _bucket(self, rows: pa.RecordBatch) -> np.ndarray:
+        key = rows.column("key").to_numpy().view(np.uint64)
+        mixed = (key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+        return np.asarray(mixed.astype(np.int64) % self._count)
+
+    def _resolve(self, codes: "defaultdict[int | str, int]") -> np.ndarray:
+        """Class row by code; -1 where no file has such a category (refused when its annotation is met)."""
+        self._ids_of_codes = [str(identity) for identity in codes]
+        return np.array([self.space.row_of_id.get(identity, -1) for identity in self._ids_of_codes], np.int32)
+
+    def _ids_collide(self) -> bool:
+        """Whether an image id stands in two files.
+
+        Raises:
+            InputError: in two files of the same split, where a prefix would not help.
+        """
+        for bucket in range(self._count):
+            images = self._images.read(bucket)
+            key, file = images["key"].to_numpy(), images["file"].to_numpy()
+            order = np.lexsort([file, key])
+            both = (key[order][1:] == key[order][:-1]) & (file[order][1:] != file[order][:-1])
+            if both.any():
+                if len(set(self._splits)) < len(self._splits) or None in self._splits:
+                    at = int(order[1:][both][0])
+                    raise InputError(
+                        self.root,
+                        f"image id {images['id'][at]} stands in two of {', '.join(f.name for f in self._files)}",
+                        "Give the one file that is meant, or name each after its split",
+                    )
+                return True
+        return False
+
+    def batches(self, rows: int = 1024) -> Iterator[pa.RecordBatch]:
+        """PUBLISHED batches of at most ``rows`` images."""
+        for bucket in range(self._count):
+            images = self._images.read(bucket)
+            yield from self._grouped(images, self._annotations.read(bucket), rows)
+
+    def _grouped(self, images: pa.Table, annotations: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
+        images = self._without_repeats(images)
+        owner = self._owners(images, annotations)
+        order = np.argsort(owner, kind="stable")
+        offsets = counts_to_offsets(np.bincount(owner, minlength=images.num_rows))
+        boxes = np.stack([annotations[side].to_numpy() for side in ("x", "y", "w", "h")], axis=1)[order]
+        with np.errstate(invalid="ignore"):  # infinity less infinity, where that is published
+            boxes[:, 2:] += boxes[:, :2]
+        area = annotations["area"].to_numpy()[order]
+        flags = annotations["flags"].to_numpy()[order]
+        labels = self._row_of_code[annotations["code"].to_numpy()[order]]
+        for start in range(0, images.num_rows, rows):
+            part = images.slice(start, rows)
+            stop = start + part.num_rows
+            span = slice(offsets[start], offsets[stop])
+            ids, splits, paths, defects = self._named(part)
+            yield published(
+                image_id=ids,
+                split=splits,
+                path=paths,
+                size=(part["width"].combine_chunks(), part["height"].combine_chunks()),
+                offsets=offsets[start : stop + 1] - offsets[start],
+                boxes=boxes[span],
+                flags=flags[span],
+                labels=labels[span],
+                area=area[span],
+                defects=defects,
+            )
+
+    def _without_repeats(self, images: pa.Table) -> pa.Table:
+        """Images in published order; an entry that is listed twice word for word counts once.
+
+        Raises:
+            InputError: two images share an id.
+        """
+        file, key, position = (images[name].to_numpy() for name in ("file", "key", "position"))
+        order = np.lexsort([position, key, file])
+        again = (file[order][1:] == file[order][:-1]) & (key[order][1:] == key[order][:-1])
+        for at in np.flatnonzero(again):
+            first, second = (images.slice(int(order[at + i]), 1).to_pylist()[0] for i in (0, 1))
+            if any(first[name] != second[name] for name in ("id", "file_name", "width", "height")):
+                raise InputError(
+                    f"{self._files[first['file']]}: images",
+                    f"id {first['id']} stands for {first['file_name']!r} and for {second['file_name']!r}",
+                    "Give each image an id of its own",
+                )
+        keep = np.concatenate([order[:1], order[1:][~again]])
+        keep = keep[np.lexsort([position[keep], file[keep]])]
+        return images.take(pa.array(keep)).combine_chunks()
+
+    def _owners(self, images: pa.Table, annotations: pa.Table) -> np.ndarray:
+        """The row of ``images`` that each annotation belongs to, int64 [N].
+
+        Raises:
+            InputError: an annotation's image or class is not listed.
+        """
+        owner = np.full(annotations.num_rows, -1, np.int64)
+        image_file, image_key = images["file"].to_numpy(), images["key"].to_numpy()
+        file, key = annotations["file"].to_numpy(), annotations["key"].to_numpy()
+        for number in np.unique(file):
+            listed, mine = np.flatnonzero(image_file == number), np.flatnonzero(file == number)
+            listed = listed[np.argsort(image_key[listed])]
+            if len(listed):
+                at = np.minimum(np.searchsorted(image_key[listed], key[mine]), len(listed) - 1)
+                known = image_key[listed[at]] == key[mine]
+                owner[mine[known]] = listed[at[known]]
+        unknown_class = self._row_of_code[annotations["code"].to_numpy()] < 0
+        for bad, what in ((owner < 0, "image"), (unknown_class, "category")):
+            if bad.any():
+                row = annotations.slice(int(np.flatnonzero(bad)[0]), 1).to_pylist()[0]
+                identity = row["key"] if what == "image" else self._ids_of_codes[row["code"]]
+                raise InputError(
+                    f"{self._files[row['file']]}: annotations[{row['position']}]",
+                    f"it is of the unknown {what} {identity}",
+                    f"List the {what}, or remove the annotation",
+                )
+        return owner
+
+    def _named(self, images: pa.Table) -> tuple[list[str], list[str | None], list[str | None], list[list[str]]]:
+        """Ids, splits, paths and defects of some images."""
+        numbers = images["file"].to_pylist()
+        splits = [self._splits[number] for number in numbers]
+        ids = images["id"].to_pylist()
+        if self._prefix:
+            ids = [f"{split}/{identity}" for split, identity in zip(splits, ids, strict=True)]
+        paths: list[str | None] = [None] * len(ids)
+        defects: list[list[str]] = [[] for _ in ids]
+        for row, name in enumerate(images["file_name"].to_pylist()):
+            relative = inside(name, f"{self._files[numbers[row]]}: image {ids[row]}")
+            if self._finder is None:
+                continue
+            paths[row] = self._finder.find(relative, splits[row], self._files[numbers[row]].parent)
+            if paths[row] is None:
+                defects[row].append(noted(Defect.MISSING_IMAGE, name or "no file name"))
+        return ids, splits, paths, defects
+
+
+def _class_table(name: str, tables: Sequence[tuple[Path, list[Category]]]) -> LabelSpace:
+    """The classes of all files, in the first one's order; blanks around a name are dropped.
+
+    Raises:
+        InputError: two categories share a name or an id, within a file or between two.
+    """
+    classes: dict[str, Class] = {}
+    names: dict[str, str] = {}
+    for file, categories in tables:
+        own = tuple(
+            Class(name=c.name.strip(), source_id=str(c.id), super_category=(c.supercategory or "").strip() or None)
+            for c in categories
+        )
+        for one in LabelSpace(name=str(file), classes=own).classes:
+            before = classes.setdefault(one.source_id, one)
+            if before.name != one.name or names.setdefault(one.name, one.source_id) != one.source_id:
+                raise InputError(
+                    f"{file}: categories",
+                    f"{one.name!r} has the id {one.source_id}, another file of the dataset says otherwise",
+                    "Use the same classes in every file",
+                )
+    return LabelSpace(name=name, classes=tuple(classes.values()))
+
+
+def coco_files(paths: Sequence[Path]) -> list[Path]:
+    """The COCO JSON files that are meant by some paths: files as given; of a folder, those of the likeliest place.
+
+    That is ``annotations/``, else the folder itself, else its subfolders. Files named ``instances_…`` go before
+    captions, key points and image lists that lie beside them.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            found += [path] if path.suffix.lower() == ".json" and _is_coco(path) else []
+            continue
+        places: dict[int, list[Path]] = defaultdict(list)
+        for file in walk(path, frozenset({".json"}), depth=3):
+            parts = file.relative_to(path).parts
+            at_annotations = len(parts) == 2 and parts[0].lower() in ("annotations", "annotation", "labels")
+            places[0 if at_annotations else len(parts)].append(file)
+        for _, files in sorted(places.items()):
+            some = [file for file in files if file.name.startswith("instances_")] or [
+                file for file in files if not file.name.startswith(("captions_", "person_keypoints_", "image_info_"))
+            ]
+            if coco := [file for file in some if _is_coco(file)]:
+                found += coco
+                break
+    return list(dict.fromkeys(found))
+
+
+def _is_coco(file: Path) -> bool:
+    """Whether the first keys of a JSON file are COCO's; annotations may fill all of what is looked at."""
+    keys = top_level_keys(file)
+    return "images" in keys or "annotations" in keys

@@ -1,0 +1,137 @@
+"""The elements of a COCO JSON file, and columns made of them."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from xray_det.data.schema import BoxFlag
+
+Number = int | float | None
+Switch = int | bool | float | None
+
+
+class Category(msgspec.Struct, gc=False):
+    id: int | str
+    name: str
+    supercategory: str | None = None
+
+
+class Image(msgspec.Struct, gc=False):
+    id: int | str
+    file_name: str
+    width: Number = None
+    height: Number = None
+
+
+class Annotation(msgspec.Struct, gc=False):
+    image_id: int | str
+    category_id: int | str
+    bbox: tuple[float, float, float, float]  # x, y, width, height
+    area: float | None = None
+    iscrowd: Switch = 0
+    ignore: Switch = 0
+    isfake: Switch = 0  # Objects365: a drawing or a toy of the object
+
+
+TYPES: Final[dict[str, type]] = {"images": Image, "annotations": Annotation, "categories": Category}
+
+#: ``key`` is a number for an image id; ``file`` and ``position`` say where a row was published.
+IMAGES: Final = pa.schema(
+    [
+        ("key", pa.int64()),
+        ("file", pa.int16()),
+        ("position", pa.int64()),
+        ("id", pa.string()),
+        ("file_name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+ANNOTATIONS: Final = pa.schema(
+    [
+        ("key", pa.int64()),
+        ("file", pa.int16()),
+        ("position", pa.int64()),
+        *[(side, pa.float64()) for side in ("x", "y", "w", "h")],
+        ("area", pa.float64()),
+        ("flags", pa.uint16()),
+        ("code", pa.int32()),  # of the category, in order of appearance
+    ]
+)
+
+
+def keys_of(ids: Sequence[int | str]) -> np.ndarray:
+    """Image ids as int64 [N]: integers are themselves, also those written as text; other text is hashed to 64 bits."""
+    try:
+        return np.fromiter(ids, np.int64, len(ids))
+    except (ValueError, TypeError, OverflowError):
+        return np.fromiter(map(_key, ids), np.int64, len(ids))
+
+
+def _key(identity: int | str) -> int:
+    text = str(identity)
+    if text.removeprefix("-").isdecimal() and len(text) < 19 and str(int(text)) == text:
+        return int(text)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def image_rows(images: Sequence[Image], file: int, first: int) -> pa.RecordBatch:
+    """Rows of IMAGES for the images ``first``, ``first + 1``, … of a file."""
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(keys_of([image.id for image in images])),
+            *_place(len(images), file, first),
+            pa.array([str(image.id) for image in images], pa.string()),
+            pa.array([image.file_name for image in images], pa.string()),
+            pa.array([_pixels(image.width) for image in images], pa.int32()),
+            pa.array([_pixels(image.height) for image in images], pa.int32()),
+        ],
+        schema=IMAGES,
+    )
+
+
+def annotation_rows(
+    annotations: Sequence[Annotation], file: int, first: int, codes: "defaultdict[int | str, int]"
+) -> pa.RecordBatch:
+    """Rows of ANNOTATIONS likewise. ``codes`` gives a category id its number and grows with new ones."""
+    n = len(annotations)
+    sides = np.fromiter(chain.from_iterable([a.bbox for a in annotations]), np.float64, 4 * n).reshape(n, 4)
+    area = np.array([a.area for a in annotations], np.float64)  # None becomes NaN
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(keys_of([a.image_id for a in annotations])),
+            *_place(n, file, first),
+            *[pa.array(np.ascontiguousarray(side)) for side in sides.T],
+            pa.array(area),
+            pa.array(_flags(annotations)),
+            pa.array(np.fromiter([codes[a.category_id] for a in annotations], np.int32, n)),
+        ],
+        schema=ANNOTATIONS,
+    )
+
+
+def _flags(annotations: Sequence[Annotation]) -> np.ndarray:
+    flags = np.zeros(len(annotations), np.uint16)
+    for flag, switches in (
+        (BoxFlag.CROWD, [a.iscrowd for a in annotations]),
+        (BoxFlag.IGNORE, [a.ignore for a in annotations]),
+        (BoxFlag.DEPICTION, [a.isfake for a in annotations]),
+    ):
+        if any(switches):
+            flags[np.array(switches, bool)] |= np.uint16(flag)
+    return flags
+
+
+def _place(n: int, file: int, first: int) -> list[pa.Array]:
+    return [pa.array(np.full(n, file, np.int16)), pa.array(np.arange(first, first + n))]
+
+
+def _pixels(number: Any) -> int | None:
+    """A published size, None where it is none."""
+    return int(number) if number is not None and 0 < number < 2**31 else None
