@@ -17,7 +17,7 @@ class Anchors:
     Attributes:
         scales: square root of an anchor's area, in strides of its level.
         ratios: height / width (2.44 is a standing pedestrian).
-        offset: where in its cell an anchor is centred: 0 the upper left corner (as published detectors), 0.5 the middle.
+        offset: where in a cell an anchor is centred: 0 the upper left corner (as published detectors), 0.5 its centre.
     """
 
     scales: tuple[float, ...] = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))

@@ -24,7 +24,7 @@ class Match:
     """What each row is to be.
 
     Attributes:
-        box: int64 [B, R]; the row of ``Targets`` with which a positive row overlaps most (any valid row elsewhere).
+        box: int64 [B, R]; the row of ``Targets`` with which a positive row overlaps most (elsewhere any, or N).
         positive: bool [B, R]; holds an object.
         background: bool [B, R]; overlaps too little with every object. Neither of the two: in between, or not valid.
         on_region: bool [B, R]; at least half of it lies on one region.
@@ -83,7 +83,7 @@ def match(
             on_region |= (lies & padded.region[:, chunk, None]).any(1)
     positive = ((best >= foreground_iou) | kept) & valid
     return Match(
-        box=padded.index.gather(1, slot).clamp(max=max(0, targets.boxes.shape[0] - 1)),
+        box=padded.index.gather(1, slot),
         positive=positive,
         background=(best < background_iou) & valid & ~positive,
         on_region=on_region,
