@@ -72,3 +72,11 @@ def inside(anchors: Tensor, sizes: Tensor) -> Tensor:
     """
     centre = (anchors[:, :2] + anchors[:, 2:]) / 2
     return (centre < sizes.flip(1)[:, None]).all(-1)
+
+
+def anchor_rows(x: Tensor, outputs: int) -> Tensor:
+    """A head's map [B, A * outputs, H, W] as rows [B, H * W * A, outputs], in the order of ``Anchors.boxes``.
+
+    A view where memory is channels_last.
+    """
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, outputs)

@@ -14,7 +14,7 @@ from xray_det.losses import Classification
 from xray_det.losses.box import BoxCode, GIoU, SmoothL1
 from xray_det.losses.focal import SigmoidFocal
 from xray_det.losses.targets import at_least_float32
-from xray_det.models.anchors import Anchors, inside
+from xray_det.models.anchors import Anchors, anchor_rows, inside
 from xray_det.models.backbones import Backbone, Pyramid
 from xray_det.models.decoding import Decoding, detect
 from xray_det.models.matcher import assign, match
@@ -97,8 +97,8 @@ class RetinaNetDetector(Detector):
         outputs = self.settings.classification.num_outputs(self.num_classes)
         per_cell = self.settings.anchors.per_cell()
         return Predictions(
-            logits=torch.cat([_rows(self.class_head(f), outputs) for f in features], 1),
-            deltas=torch.cat([_rows(self.box_head(f), 4) for f in features], 1),
+            logits=torch.cat([anchor_rows(self.class_head(f), outputs) for f in features], 1),
+            deltas=torch.cat([anchor_rows(self.box_head(f), 4) for f in features], 1),
             references=anchors[None],
             valid=inside(anchors, sizes),
             levels=tuple(rows * columns * per_cell for rows, columns in grids),
@@ -159,8 +159,3 @@ class _Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.last(self.layers(x))
         return out
-
-
-def _rows(x: Tensor, outputs: int) -> Tensor:
-    """[B, A * outputs, H, W] -> [B, H * W * A, outputs]; a view where memory is channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, outputs)

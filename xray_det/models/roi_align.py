@@ -2,7 +2,8 @@
 
 A pooled value is a weighted sum of 4 S^2 feature vectors (S x S samples, four neighbours each), so that pooling is an
 embedding bag over the table of all feature vectors, and its gradient an embedding bag over the table of pooled values.
-On a CPU that is several times faster than torchvision's kernel, needs no loop over levels, and sums bfloat16 in float32.
+On a CPU that is several times faster than torchvision's kernel; it needs no loop over levels, and sums bfloat16 in
+float32.
 
 Shape letters: B images, R boxes an image, F channels, S samples a bin and axis, T rows of the table.
 """
@@ -53,11 +54,10 @@ def _neighbours(
     device = boxes.device
     grids = [f.shape[-2:] for f in features]
     starts = [0]
-    for rows, columns in grids:
-        starts.append(starts[-1] + len(level) * rows * columns)
-    per_level = torch.tensor(
-        [[rows, columns, start] for (rows, columns), start in zip(grids, starts, strict=False)], dtype=torch.int64
-    ).to(device, non_blocking=True)
+    for height, width in grids:
+        starts.append(starts[-1] + len(level) * height * width)
+    table = [[*grid, first] for grid, first in zip(grids, starts, strict=False)]
+    per_level = torch.tensor(table, dtype=torch.int64).to(device, non_blocking=True)
     rows, columns, start = per_level[level].unbind(-1)
     stride = torch.tensor(strides, dtype=torch.float32).to(device, non_blocking=True)[level]
     image = torch.arange(len(level), device=device)[:, None]

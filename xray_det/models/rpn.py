@@ -17,7 +17,7 @@ from xray_det.data.batch import Targets
 from xray_det.errors import InputError
 from xray_det.losses.box import BoxCode, SmoothL1
 from xray_det.losses.targets import at_least_float32
-from xray_det.models.anchors import Anchors, inside
+from xray_det.models.anchors import Anchors, anchor_rows, inside
 from xray_det.models.decoding import clip
 from xray_det.models.matcher import match
 from xray_det.models.predictions import Losses, Predictions
@@ -82,8 +82,8 @@ class ProposalNetwork(nn.Module):
         anchors = self.config.anchors.boxes(grids, strides, sizes.device)
         per_cell = self.config.anchors.per_cell()
         return Predictions(
-            logits=torch.cat([_rows(self.objectness(h), 1) for h in hidden], 1),
-            deltas=torch.cat([_rows(self.deltas(h), 4) for h in hidden], 1),
+            logits=torch.cat([anchor_rows(self.objectness(h), 1) for h in hidden], 1),
+            deltas=torch.cat([anchor_rows(self.deltas(h), 4) for h in hidden], 1),
             references=anchors[None],
             valid=inside(anchors, sizes),
             levels=tuple(rows * columns * per_cell for rows, columns in grids),
@@ -157,8 +157,3 @@ class ProposalNetwork(nn.Module):
             sums={"proposal_objectness": on.sum() + off.sum(), "proposal_box": box.sum()},
             counts={"proposal_objectness": count, "proposal_box": count},
         )
-
-
-def _rows(x: Tensor, outputs: int) -> Tensor:
-    """[B, A * outputs, H, W] -> [B, H * W * A, outputs]; a view where memory is channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, outputs)
