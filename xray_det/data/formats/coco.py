@@ -16,7 +16,7 @@ import pyarrow as pa
 from xray_det.data.defect import Defect, noted
 from xray_det.data.formats.coco_json import ANNOTATIONS, IMAGES, TYPES, Category, annotation_rows, image_rows
 from xray_det.data.formats.image_finder import ImageFinder
-from xray_det.data.formats.json_stream import stream_arrays, top_level_keys
+from xray_det.data.formats.json_stream import stream_arrays, top_level_arrays
 from xray_det.data.formats.layout import common_root, given_paths, inside, split_of_path, walk
 from xray_det.data.formats.rows import counts_to_offsets, published
 from xray_det.data.formats.scratch import Buckets, scratch_folder
@@ -284,6 +284,6 @@ def coco_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_coco(file: Path) -> bool:
-    """Whether the first keys of a JSON file are COCO's; annotations may fill all of what is looked at."""
-    keys = top_level_keys(file)
+    """Whether the first arrays of a JSON file are COCO's; annotations may fill all of what is looked at."""
+    keys = top_level_arrays(file)
     return "images" in keys or "annotations" in keys

@@ -39,7 +39,7 @@ class Annotation(msgspec.Struct, gc=False):
     isfake: Switch = 0  # Objects365: a drawing or a toy of the object
 
 
-TYPES: Final[dict[str, type]] = {"images": Image, "annotations": Annotation, "categories": Category}
+TYPES: Final[dict[str, Any]] = {"images": list[Image], "annotations": list[Annotation], "categories": list[Category]}
 
 #: ``key`` is a number for an image id; ``file`` and ``position`` say where a row was published.
 IMAGES: Final = pa.schema(

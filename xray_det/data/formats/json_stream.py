@@ -32,7 +32,7 @@ def stream_arrays(path: Path, types: Mapping[str, Any], window: int = WINDOW) ->
 
     Args:
         path: a file whose top level is an object.
-        types: key -> what msgspec makes of an element of that key's array.
+        types: key -> the list type that msgspec makes of that key's array.
         window: bytes read at a time.
 
     Yields:
@@ -42,18 +42,19 @@ def stream_arrays(path: Path, types: Mapping[str, Any], window: int = WINDOW) ->
         InputError: not JSON, cut off, not an object, or an element that does not fit its type; with the place.
     """
     with open(path, "rb") as stream:
-        yield from _Reader(path, stream, window).arrays({key: list[kind] for key, kind in types.items()})
+        yield from _Reader(path, stream, window).arrays(types)
 
 
-def top_level_keys(path: Path, window: int = WINDOW) -> list[str]:
-    """The keys of the top-level object whose names lie in the first window; none where the file is no object."""
+def top_level_arrays(path: Path, window: int = WINDOW) -> list[str]:
+    """The keys of the top-level object whose arrays begin in the first window; none where the file is no object."""
     with open(path, "rb") as stream:
         reader = _Reader(path, stream, window)
         reader.limit = 1
         keys: list[str] = []
         try:
             for key in reader.top_level():
-                keys.append(key)
+                if reader.peek() == b"[":
+                    keys.append(key)
                 reader.skip_value()
         except InputError:
             pass  # the window's end, or not JSON: what was seen counts
