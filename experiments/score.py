@@ -1,0 +1,183 @@
+"""Score a file of detections, whatever tool made it, against published annotations.
+
+    python experiments/score.py coco --truth instances_val2017.json --detections results.json --json scores.json
+    python experiments/score.py voc --truth VOC2012/Annotations --detections results.json --iou 0.5
+    python experiments/score.py open_images --truth challenge-2019-validation-detection-bbox.csv
+        --image-labels challenge-2019-validation-detection-human-imagelabels.csv
+        --hierarchy challenge-2019-label500-hierarchy.json --detections submission.csv
+
+Truth is read in any layout that the readers know (COCO and Objects365 JSON, Pascal VOC XML, Open Images CSV), whole
+folders or annotation files, in float64 and unrepaired; no image, model, Ray or MLflow is needed. Detections are COCO
+results JSON, Open Images CSV (ImageID,LabelName,Score,XMin,XMax,YMin,YMax) or this project's Parquet.
+
+Images are matched by published id, else by file name without suffix; classes by published id, else by name. A COCO
+document with "images" and "categories" beside its scored "annotations" says itself what its ids mean: names decide.
+An image that the truth does not have is an error, and so is a class, where the truth publishes a table of classes.
+
+Cost: seconds for COCO val2017; about a minute for the 41,620 images of the Open Images Challenge validation.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from xray_det.errors import InputError
+
+if TYPE_CHECKING:
+    from xray_det.evaluation.columns import Detected, Truth
+    from xray_det.evaluation.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What every protocol needs."""
+
+    truth: tuple[Path, ...]
+    """The published annotations: a dataset's folder, or its annotation files."""
+    detections: Path
+    """The detections: .json, .csv or .parquet (or a folder of Parquet files)."""
+    json: Path | None = None
+    """Write the numbers to this file too."""
+    format: str = "auto"
+    """The truth's layout: coco, open_images, voc, or auto."""
+    skip_unknown_classes: bool = False
+    """Leave out detections of classes that the truth's class table does not have, as pycocotools does silently."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(Score):
+    """COCO's twelve numbers, equal to pycocotools': AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
+
+    -1 stands for what has no truth. Crowds (and group-of boxes) are regions; difficult boxes are ordinary.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc(Score):
+    """Pascal VOC's mean average precision, as the development kit computes it.
+
+    Corners are pixels that belong to the box: a width is xmax - xmin + 1; formats that publish a width give
+    xmax = x + w first. Difficult boxes are ignored. The JSON has mAP and per_class (null: no box of the class).
+    """
+
+    iou: float = 0.5
+    """The overlap from which a detection finds a box."""
+    eleven_point: bool = False
+    """Average precision at the recalls 0, 0.1, ... 1 (VOC 2007) instead of the area under the curve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenImages(Score):
+    """The Open Images Challenge's mean average precision at IoU 0.5, as TensorFlow's object_detection computes it.
+
+    Detections of a class count only in images where the class is verified: by an image-level label or by a box.
+    Along the hierarchy, truth boxes and positive image labels are expanded to ancestors, negative ones to descendants;
+    truth that was published expanded stays as it is. Detections are not expanded. Boxes stay normalised.
+    The JSON has mAP and per_class (by published id; null: nothing to find).
+    """
+
+    image_labels: Path | None = None
+    """CSV of verified image-level labels (ImageID, LabelName, Confidence 0 or 1)."""
+    hierarchy: Path | None = None
+    """Open Images' hierarchy JSON. Without it nothing is expanded."""
+    group_of_weight: float = 1.0
+    """What finding a group-of box counts; 0: detections on groups are ignored."""
+    iou: float = 0.5
+    """The overlap from which a detection finds a box."""
+
+
+Protocol = (
+    Annotated[Coco, tyro.conf.subcommand("coco")]
+    | Annotated[Voc, tyro.conf.subcommand("voc")]
+    | Annotated[OpenImages, tyro.conf.subcommand("open_images")]
+)
+
+
+def score(args: Score) -> tuple["Result", list[str]]:
+    """Read both sides and evaluate.
+
+    Returns:
+        The result, and lines on what was read, left out or converted.
+    """
+    from xray_det.data.formats.detections import read_detections
+    from xray_det.evaluation import coco, open_images, published, voc
+    from xray_det.evaluation.identity import align
+
+    truth, layout = published.read_truth(args.truth, args.format)
+    ancestors = None
+    if isinstance(args, OpenImages):
+        if args.image_labels is not None:
+            truth = published.add_image_labels(truth, args.image_labels)
+        if args.hierarchy is not None:
+            truth, ancestors = published.add_hierarchy(truth, published.read_hierarchy(args.hierarchy))
+    detected, notes = align(
+        read_detections(args.detections),
+        truth,
+        open_classes=args.skip_unknown_classes or layout != "coco",
+        open_images=isinstance(args, OpenImages) and layout == "open_images",
+    )
+    notes.insert(0, _counts(truth, detected, layout))
+    if isinstance(args, Voc):
+        return voc.evaluate(truth, detected, iou=args.iou, use_eleven_points=args.eleven_point), notes
+    if isinstance(args, OpenImages):
+        result = open_images.evaluate(
+            truth, detected, ancestors=ancestors, iou=args.iou, group_of_weight=args.group_of_weight
+        )
+        return result, notes
+    return coco.evaluate(truth, detected), notes
+
+
+def report(result: "Result") -> dict[str, object]:
+    """What ``--json`` writes."""
+    if result.protocol == "coco":
+        return dict(result.metrics)
+    table = result.to_json()
+    return {"mAP": table["mAP"], "per_class": table["per_class"]}
+
+
+def _counts(truth: "Truth", detected: "Detected", layout: str) -> str:
+    return (
+        f"{len(truth.image_ids)} images, {len(truth.label)} boxes, {len(truth.space)} classes ({layout}); "
+        f"{len(detected)} detections"
+    )
+
+
+def _print(result: "Result") -> None:
+    import math
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("metric", "value", title=result.protocol)
+    for name, value in result.metrics.items():
+        table.add_row(name, f"{value:.6f}")
+    console.print(table)
+    classes = Table("class", "AP", title="average precision a class")
+    for (key, value), named in zip(result.per_class.items(), result.space.classes, strict=True):
+        if not math.isnan(value):
+            classes.add_row(key if key == named.name else f"{key} {named.name}", f"{value:.6f}")
+    console.print(classes)
+
+
+def main(args: Protocol) -> None:
+    """Print the numbers, and write them where asked."""
+    try:
+        result, notes = score(args)
+        if args.json is not None:
+            from xray_det.storage import write_bytes
+
+            write_bytes(args.json, (json.dumps(report(result), indent=1, ensure_ascii=False) + "\n").encode())
+    except InputError as error:
+        sys.exit(f"score.py: {error}")
+    for note in notes:
+        print(note, file=sys.stderr)
+    _print(result)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Protocol, description=__doc__))  # type: ignore[arg-type]

@@ -1,0 +1,175 @@
+"""Which image and which class of the truth does a file of detections mean? Across layouts, and never by a guess.
+
+Images are matched by published id, else by the stem of the file name (a VOC image is its stem), else, where every id
+of the truth is a number, by that number (``000123`` and 123). Classes are matched by published id, else by name.
+A file with tables of its own (a COCO document, our Parquet) says itself what its ids mean: then names and file names
+decide, because two files may number differently.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xray_det.data.formats.detections import DetectionFile
+from xray_det.errors import InputError
+from xray_det.evaluation.columns import Detected, Truth
+from xray_det.labels.space import LabelSpace
+
+Rows = NDArray[np.int64]
+
+#: Coordinates up to here are fractions of the image (a detector may reach a little outside); pixels go further.
+_LARGEST_FRACTION = 2.0
+
+
+def align(
+    file: DetectionFile, truth: Truth, *, open_classes: bool = False, open_images: bool = False
+) -> tuple[Detected, list[str]]:
+    """The detections in the rows and the coordinates of the truth.
+
+    Args:
+        file: as read.
+        truth: what they will be scored against.
+        open_classes: classes that the truth does not have are left out (its layout lists only classes that occur);
+            else they are an error.
+        open_images: likewise images.
+
+    Returns:
+        The detections in file order, and a line for each thing that was left out or converted.
+
+    Raises:
+        InputError: an unknown image or class, nothing in common, or pixels on one side and fractions on the other
+            where no image size is known.
+    """
+    notes: list[str] = []
+    images = match_images(file, truth)
+    image = _known(file, "images", file.image_ids, images, file.image, open_images, notes)
+    classes = match_classes(file, truth.space)
+    label = _known(file, "classes", file.class_ids, classes, file.label, open_classes, notes)
+    keep = (image >= 0) & (label >= 0)
+    detected = Detected(
+        image=image, label=label.astype(np.int32), boxes=file.boxes, sizes=file.sizes, scores=file.scores
+    )
+    if not keep.all():
+        detected = detected.take(keep)
+    return _same_unit(file, truth, detected, notes), notes
+
+
+def match_images(file: DetectionFile, truth: Truth) -> Rows:
+    """int64 [len(file.image_ids)]: the truth's row of each image, -1 where it has none."""
+    row_of_id = {image_id: row for row, image_id in enumerate(truth.image_ids)}
+    stems = [_stem(path or image_id) for path, image_id in zip(truth.paths, truth.image_ids, strict=True)]
+    row_of_stem = _once(stems)
+    if file.image_names is not None:
+        named = [row_of_stem.get(_stem(file.image_names.get(i, "")), -1) for i in file.image_ids]
+        if max(named, default=-1) >= 0:
+            return np.array(named, np.int64)
+    by_id = [row_of_id.get(i, row_of_stem.get(_stem(i), -1)) for i in file.image_ids]
+    if max(by_id, default=-1) < 0 and all(i.isdecimal() for i in truth.image_ids):
+        row_of_number = _once([str(int(i)) for i in truth.image_ids])
+        by_id = [row_of_number.get(i, -1) for i in file.image_ids]
+    return np.array(by_id, np.int64)
+
+
+def match_classes(file: DetectionFile, space: LabelSpace) -> Rows:
+    """int64 [len(file.class_ids)]: the row of each class, -1 where the space has none."""
+    row_of_name = _once([_plain(name) for name in space.names])
+    if file.class_names is not None:
+        names = [_plain(file.class_names.get(i, i)) for i in file.class_ids]
+        rows = [row_of_name.get(name, -1) for name in names]
+        # a published id that no other label space gives another meaning: Open Images' /m/ ids
+        return np.array(
+            [
+                space.row_of_id.get(i, -1) if row < 0 and not i.isdecimal() else row
+                for i, row in zip(file.class_ids, rows, strict=True)
+            ],
+            np.int64,
+        )
+    return np.array([space.row_of_id.get(i, row_of_name.get(_plain(i), -1)) for i in file.class_ids], np.int64)
+
+
+def _known(
+    file: DetectionFile,
+    what: str,
+    ids: Sequence[str],
+    rows: Rows,
+    used: Rows,
+    optional: bool,
+    notes: list[str],
+) -> Rows:
+    """Rows of the truth a detection, -1 for what may be left out."""
+    unknown = np.flatnonzero((rows < 0) & (np.bincount(used, minlength=len(rows)) > 0))
+    if not len(unknown):
+        return rows[used]
+    listed = ", ".join(repr(ids[row]) for row in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+    if not optional or (rows < 0).all():
+        raise InputError(
+            file.path,
+            f"{len(unknown)} of its {len(rows)} {what} are not in the truth ({listed})",
+            _REMEDY[what],
+        )
+    lost = int((rows[used] < 0).sum())
+    notes.append(f"{lost} detections of {len(unknown)} {what} that the truth does not have ({listed}) are left out")
+    return rows[used]
+
+
+_REMEDY = {
+    "images": "Give the truth of the same images; ids are compared as text, then as file names",
+    "classes": "Use the truth's class ids or names, or keep the file's own 'categories' table beside its 'annotations'",
+}
+
+
+def _same_unit(file: DetectionFile, truth: Truth, detected: Detected, notes: list[str]) -> Detected:
+    """Pixels against pixels, fractions against fractions."""
+    if not len(detected) or not len(truth.boxes):
+        return detected
+    fractions = bool(np.abs(detected.boxes).max() <= _LARGEST_FRACTION)
+    if truth.normalized:
+        if fractions:
+            return detected
+        scale = 1 / _scales(file, truth, detected, "pixels", "fractions of the image")
+        notes.append("detections in pixels were divided by the published image sizes")
+    else:
+        if not fractions or file.format != "open_images" or np.abs(truth.boxes).max() <= _LARGEST_FRACTION:
+            return detected
+        scale = _scales(file, truth, detected, "fractions of the image", "pixels")
+        notes.append("detections in fractions of the image were multiplied by the published image sizes")
+    return Detected(
+        image=detected.image,
+        label=detected.label,
+        boxes=detected.boxes * np.tile(scale, (1, 2)),
+        sizes=detected.sizes * scale,
+        scores=detected.scores,
+    )
+
+
+def _scales(file: DetectionFile, truth: Truth, detected: Detected, theirs: str, ours: str) -> NDArray[np.float64]:
+    scale = truth.image_sizes[detected.image]
+    if np.isnan(scale).any():
+        raise InputError(
+            file.path,
+            f"its boxes are {theirs}, the truth's are {ours}, and the truth publishes no image sizes",
+            f"Write the detections in {ours}",
+        )
+    return scale
+
+
+def _stem(name: str) -> str:
+    """``a/b/000123.jpg`` -> ``000123``; a name without an image's suffix stays whole."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.stem if path.suffix.lower() in _SUFFIXES else path.name
+
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".xml", ".txt"}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _once(keys: Sequence[str]) -> dict[str, int]:
+    """Key -> row, without the keys that occur more than once: they name nothing."""
+    count = Counter(keys)
+    return {key: row for row, key in enumerate(keys) if count[key] == 1}

@@ -1,0 +1,132 @@
+"""Which truth box does each detection lie on? For the protocols in which that does not depend on other detections.
+
+In VOC and Open Images a detection looks at the truth box it overlaps most, taken or not; only who comes first decides
+which of several detections wins it. So the overlaps of all images are computed at once, in blocks, without a loop
+over images or boxes. (COCO lets a detection turn to its second choice: coco.py.)
+
+N truth boxes, M detections. ``key`` is a number a pair (image, class): boxes are compared within a key only.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+#: Pairs held at once: about 100 bytes each.
+BLOCK = 2_000_000
+
+
+def pairs(truth_key: Ints, detected_key: Ints, block: int = BLOCK) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Every (detection, truth box) of equal key, in blocks of whole detections.
+
+    Args:
+        truth_key: int64 [N].
+        detected_key: int64 [M].
+        block: the number of pairs a block may exceed by one detection's.
+
+    Yields:
+        detections: int64 [m], those of the block that have a truth box of their key, rising.
+        counts: int64 [m], how many truth boxes each of them has, at least 1.
+        truth: int64 [sum of counts], rows of truth boxes, a detection's in their published order.
+    """
+    order = np.argsort(truth_key, kind="stable")
+    keys, first, size = np.unique(truth_key[order], return_index=True, return_counts=True)
+    if not len(keys):
+        return
+    place = np.minimum(np.searchsorted(keys, detected_key), len(keys) - 1)
+    detections = np.flatnonzero(keys[place] == detected_key)
+    place = place[detections]
+    ends = np.cumsum(size[place])
+    begin = 0
+    while begin < len(detections):
+        done = ends[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(ends, done + block, side="right")))
+        here = place[begin:end]
+        counts = size[here]
+        starts = np.cumsum(counts) - counts
+        within = np.arange(int(counts.sum())) - np.repeat(starts, counts)
+        yield detections[begin:end], counts, order[np.repeat(first[here], counts) + within]
+        begin = end
+
+
+def best_overlap(
+    truth_boxes: Floats,
+    detected_boxes: Floats,
+    truth_key: Ints,
+    detected_key: Ints,
+    overlap: Callable[[Floats, Floats], Floats],
+    block: int = BLOCK,
+) -> tuple[Floats, Ints]:
+    """The largest overlap of each detection with a truth box of its key, and with which; the first of equals.
+
+    Args:
+        truth_boxes: float64 [N, 4] xyxy.
+        detected_boxes: float64 [M, 4] xyxy.
+        truth_key: int64 [N].
+        detected_key: int64 [M].
+        overlap: (detected [P, 4], truth [P, 4]) -> [P]; never NaN.
+
+    Returns:
+        float64 [M], -1 where there is no truth box of the key; int64 [M], row of the truth box, or -1.
+    """
+    best = np.full(len(detected_key), -1.0)
+    which = np.full(len(detected_key), -1, np.int64)
+    for detections, counts, truth in pairs(truth_key, detected_key, block):
+        values = overlap(detected_boxes[np.repeat(detections, counts)], truth_boxes[truth])
+        starts = np.cumsum(counts) - counts
+        largest = np.maximum.reduceat(values, starts)
+        hits = np.flatnonzero(values == np.repeat(largest, counts))
+        owner = np.searchsorted(starts, hits, side="right") - 1
+        first = hits[np.r_[True, owner[1:] != owner[:-1]]]
+        best[detections] = largest
+        which[detections] = truth[first]
+    return best, which
+
+
+def first_claims(which: Ints, rank: Ints, claims: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool [M]: this detection is the best-ranked of those that claim its truth box.
+
+    Args:
+        which: int64 [M], the truth box a detection looks at.
+        rank: int64 [M], place in the order of falling score; distinct.
+        claims: bool [M], whether it overlaps that box enough.
+    """
+    rows = np.flatnonzero(claims)
+    rows = rows[np.lexsort((rank[rows], which[rows]))]
+    wins = np.zeros(len(which), bool)
+    if len(rows):
+        wins[rows[np.r_[True, which[rows][1:] != which[rows][:-1]]]] = True
+    return wins
+
+
+def intersection_over_union(first: Floats, second: Floats, pixel: float = 0.0) -> Floats:
+    """Overlap of paired boxes, float64 [P]; 0 where the union is empty.
+
+    Args:
+        first: float64 [P, 4] xyxy.
+        second: float64 [P, 4] xyxy.
+        pixel: added to every width and height: 1 where the corners are pixels that belong to the box (VOC).
+    """
+    shared = _intersection(first, second, pixel)
+    union = _area(first, pixel) + _area(second, pixel) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def intersection_over_first(first: Floats, second: Floats) -> Floats:
+    """The part of the first box that lies in the second, float64 [P]; 0 where the first has no area."""
+    shared = _intersection(first, second, 0.0)
+    area = _area(first, 0.0)
+    return np.divide(shared, area, out=np.zeros_like(shared), where=area > 0)
+
+
+def _intersection(first: Floats, second: Floats, pixel: float) -> Floats:
+    width = np.minimum(first[:, 2], second[:, 2]) - np.maximum(first[:, 0], second[:, 0]) + pixel
+    height = np.minimum(first[:, 3], second[:, 3]) - np.maximum(first[:, 1], second[:, 1]) + pixel
+    return np.maximum(width, 0.0) * np.maximum(height, 0.0)
+
+
+def _area(boxes: Floats, pixel: float) -> Floats:
+    return (boxes[:, 2] - boxes[:, 0] + pixel) * (boxes[:, 3] - boxes[:, 1] + pixel)

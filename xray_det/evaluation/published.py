@@ -1,0 +1,112 @@
+"""Published truth for scoring files of detections: annotations alone, as they stand, whatever their layout."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from xray_det.data.formats.coco import coco_files
+from xray_det.data.formats.coco_json import TYPES
+from xray_det.data.formats.image_labels import read_image_labels
+from xray_det.data.formats.json_stream import stream_arrays
+from xray_det.data.formats.source import open_source
+from xray_det.errors import InputError
+from xray_det.evaluation.columns import Truth, truth_from_published, with_image_labels
+from xray_det.labels.hierarchy import Hierarchy
+from xray_det.labels.space import Class, LabelSpace
+from xray_det.storage import read_json
+
+
+def read_truth(paths: Sequence[Path], format: str = "auto") -> tuple[Truth, str]:
+    """Annotations in any layout that the readers know, unrepaired; no image is opened.
+
+    Args:
+        paths: a dataset's folder, or its annotation files.
+        format: ``coco``, ``open_images``, ``voc`` or ``auto``.
+
+    Returns:
+        The truth, and the format it was read as. COCO's file names stand in ``paths``, so that detections which name
+        files can be told apart from detections which number images otherwise.
+
+    Raises:
+        InputError: as the readers; two images of one id; a box that is not finite.
+    """
+    source = open_source(paths, format, images=False)
+    truth = truth_from_published(
+        source.batches(),
+        source.space,
+        exhaustive=source.exhaustive,
+        normalized=source.normalized,
+        widths=source.format == "coco",
+    )
+    if source.format == "coco":
+        names = _file_names(paths)
+        truth = replace(truth, paths=tuple(names.get(i) for i in truth.image_ids))
+    return truth, source.format
+
+
+def add_image_labels(truth: Truth, path: Path) -> Truth:
+    """The truth with the image-level labels of an Open Images CSV; images and classes it adds have no box.
+
+    Raises:
+        InputError: as ``read_image_labels``.
+    """
+    labels = read_image_labels(path)
+    truth = add_classes(truth, labels.class_ids)
+    known = {image_id: row for row, image_id in enumerate(truth.image_ids)}
+    extra = tuple(image_id for image_id in labels.image_ids if image_id not in known)
+    known |= {image_id: len(truth.image_ids) + row for row, image_id in enumerate(extra)}
+    image = np.array([known[i] for i in labels.image_ids], np.int64)[labels.image]
+    label = np.array([truth.space.row_of_id[c] for c in labels.class_ids], np.int64)[labels.label]
+    return with_image_labels(truth, np.column_stack([image, label, labels.present.astype(np.int64)]), extra)
+
+
+def add_classes(truth: Truth, ids: Sequence[str]) -> Truth:
+    """The truth with a class for each published id that it has none for: a layout may list only classes with boxes."""
+    space = truth.space
+    fresh = [i for i in dict.fromkeys(ids) if i not in space.row_of_id]
+    clash = next((i for i in fresh if i in space.row_of_name), None)
+    if clash is not None:
+        raise InputError(
+            space.name, f"{clash!r} is the name of one class and the id of another", "Use ids or names throughout"
+        )
+    added = tuple(Class(name=i, source_id=i) for i in fresh)
+    return replace(truth, space=LabelSpace(name=space.name, classes=space.classes + added))
+
+
+def add_hierarchy(truth: Truth, hierarchy: Hierarchy) -> tuple[Truth, np.ndarray]:
+    """The truth with every class of the hierarchy, and bool [C, C] ancestors in its rows.
+
+    Raises:
+        InputError: the hierarchy names no class of the truth.
+    """
+    named = {i for edge in hierarchy.parents for i in edge}
+    if not named & set(truth.space.row_of_id):
+        raise InputError(
+            "--hierarchy", f"it names no class of {truth.space.name}", "Give the hierarchy of the same release"
+        )
+    truth = add_classes(truth, sorted(named))
+    return truth, hierarchy.ancestors(truth.space)
+
+
+def _file_names(paths: Sequence[Path]) -> dict[str, str]:
+    """Image id -> published file name; without ids that two files share."""
+    names: dict[str, str] = {}
+    shared: set[str] = set()
+    for file in coco_files([Path(p).expanduser().absolute() for p in paths]):
+        for _, _, images in stream_arrays(file, {"images": TYPES["images"]}):
+            for image in images:
+                name = PurePosixPath(image.file_name.replace("\\", "/")).as_posix()
+                if names.setdefault(str(image.id), name) != name:
+                    shared.add(str(image.id))
+    return {image_id: name for image_id, name in names.items() if image_id not in shared}
+
+
+def read_hierarchy(path: Path) -> Hierarchy:
+    """Open Images' hierarchy JSON.
+
+    Raises:
+        InputError: no such file, not JSON, or not a tree of LabelName and Subcategory.
+    """
+    return Hierarchy.from_open_images(read_json(path))
