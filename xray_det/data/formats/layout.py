@@ -80,15 +80,22 @@ def common_root(paths: Sequence[Path], annotation_folders: Iterable[str] = ("ann
     return root
 
 
-def walk(root: Path, suffixes: frozenset[str], *, depth: int | None = None) -> Iterator[Path]:
+def walk(
+    root: Path, suffixes: frozenset[str], *, depth: int | None = None, without: frozenset[str] = frozenset()
+) -> Iterator[Path]:
     """Files below ``root`` with one of the suffixes (lower case), in sorted order, hidden folders left out.
 
     Args:
         depth: folders below ``root`` to enter; None: all.
+        without: names of folders not to enter: millions of images may lie there.
     """
     for folder, folders, files in os.walk(root):
         below = len(Path(folder).relative_to(root).parts)
-        folders[:] = sorted(f for f in folders if not f.startswith(".")) if depth is None or below < depth else []
+        folders[:] = (
+            sorted(f for f in folders if not f.startswith(".") and f not in without)
+            if depth is None or below < depth
+            else []
+        )
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
                 yield Path(folder, name)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from xray_det.data.formats.coco import CocoSource, coco_files
 from xray_det.data.formats.layout import given_paths
+from xray_det.data.formats.open_images import OpenImagesSource, open_images_files
 from xray_det.data.formats.voc import VocSource, voc_files
 from xray_det.errors import InputError
 from xray_det.labels.hierarchy import Hierarchy
@@ -38,6 +39,7 @@ class Source(Protocol):
 #: Format -> how to open it, and which annotation files of it lie among some paths (never more than a few are opened).
 _FORMATS: dict[str, tuple[Callable[..., Source], Callable[[Sequence[Path]], list[Path]]]] = {
     "coco": (CocoSource, coco_files),
+    "open_images": (OpenImagesSource, open_images_files),
     "voc": (VocSource, voc_files),
 }
 
