@@ -280,6 +280,9 @@ def test_a_killed_driver_leaves_no_process_and_a_run_that_says_killed(tmp_path: 
     with Tracker(tmp_path / "run", experiment="e", name="n", uri=uri, system_metrics_s=0) as tracker:
         assert tracker.destination is not None
         assert tracker.destination.run_id == run_id
+        deadline = time.time() + 60  # what the start waits for is the first answer, not the first record sent
+        while client.get_run(run_id).info.status != "RUNNING" and time.time() < deadline:
+            time.sleep(0.1)
         assert client.get_run(run_id).info.status == "RUNNING"
     assert client.get_run(run_id).info.status == "FINISHED"
 

@@ -56,12 +56,14 @@ class MlflowRun:
         self._artifact_pause, self._artifacts_at = 1.0, 0.0
 
     def connect(self) -> None:
-        """Find or create the experiment and the run.
+        """Find or create the experiment and the run; does nothing while connected.
 
         Raises:
             InputError: the address or the experiment is wrong; waiting does not help.
             Exception: whatever mlflow raises while the server is away.
         """
+        if self._client is not None:
+            return
         if self._uri.startswith("http") and self.outbox.run_id is None:
             check_server(self._uri)
         self._connect()
@@ -126,8 +128,7 @@ class MlflowRun:
         Artifacts that their store refuses are tried again after a pause, or now when this is the ``final`` time.
         """
         try:
-            if self._client is None:
-                self.connect()
+            self.connect()
             self.outbox.read()
             while batch := [record for _, _, record in self.outbox.pending[:RECORDS_A_BATCH]]:
                 self._send(batch)

@@ -28,15 +28,16 @@ def follow(run: MlflowRun, *, closing: threading.Event, orphaned: threading.Even
     While the server is away the pauses between attempts double from 0.5 s to LONGEST_PAUSE_SECONDS; ``closing`` cuts a
     pause short. Once closing, it goes on trying: whoever waits for this process sets the bound.
     """
-    pause, told = 0.5, ""
+    pause, down, told = 0.5, False, None
     while True:
         ending = closing.is_set() or orphaned.is_set()  # read before sending: later records are not promised
         try:
-            run.send(final=ending)
-            if told != "ready":
+            run.connect()
+            if told != run.outbox.run_id:  # the parent wants to know where the run is, before all is sent
                 say(state="ready", run_id=run.outbox.run_id, experiment_id=run.outbox.experiment_id)
-                told = "ready"
-            pause = 0.5
+                told = run.outbox.run_id
+            run.send(final=ending)
+            pause, down = 0.5, False
             if ending:
                 if orphaned.is_set():
                     run.mark_killed()
@@ -46,9 +47,9 @@ def follow(run: MlflowRun, *, closing: threading.Event, orphaned: threading.Even
             say(state="wrong", where=error.where, problem=error.problem, remedy=error.remedy)
             return
         except Exception as error:  # mlflow, sqlalchemy, requests and storage each raise their own
-            if told != "down":
+            if not down:
                 say(state="down", problem=first_line(error))
-                told = "down"
+                down = True
             if orphaned.is_set():
                 return
             wait = pause * random.uniform(0.8, 1.2)

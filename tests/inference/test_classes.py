@@ -1,0 +1,35 @@
+"""A detector's classes meet a dataset's by id, name or alias, and by nothing less."""
+
+import pytest
+
+from xray_det.errors import InputError
+from xray_det.inference.classes import dataset_rows
+from xray_det.labels.space import Class, LabelSpace
+from xray_det.labels.unify import unify
+
+
+def space(name: str, *names: str) -> LabelSpace:
+    return LabelSpace(name=name, classes=tuple(Class(name=n, source_id=str(k)) for k, n in enumerate(names)))
+
+
+A, B = space("a", "Person", "Apple", "Cup"), space("b", "cup ", "Pedestrian", "Zebra")
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_each_dataset_finds_the_classes_it_gave(merge: bool) -> None:
+    unified = unify({"a": A, "b": B}, merge=merge)
+    for name, own in (("a", A), ("b", B)):
+        rows = dataset_rows(unified.space, own, name)
+        expected = {int(row): index for index, row in enumerate(unified.maps[name])}
+        assert [int(r) for r in rows] == [expected.get(k, -1) for k in range(len(unified.space))]
+
+
+def test_the_same_space_is_the_identity_even_where_names_are_odd() -> None:
+    odd = space("odd", "monitor/tv", "tv")  # an alias pair: unify would refuse them together
+    assert dataset_rows(odd, odd, "odd").tolist() == [0, 1]
+
+
+def test_a_dataset_never_trained_on_meets_by_alias_and_a_foreign_one_is_refused() -> None:
+    assert dataset_rows(A, space("c", "pedestrian", "cup"), "c").tolist() == [0, -1, 1]
+    with pytest.raises(InputError, match="shares no class"):
+        dataset_rows(A, space("c", "zebra"), "c")

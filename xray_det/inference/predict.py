@@ -1,0 +1,303 @@
+"""Checkpoint + ingested datasets -> detections in Parquet, by Ray Data, streamed and restartable.
+
+Layout of the folder it leaves:
+
+    prediction.json      what was predicted with what: another detector, data or size is refused in this folder
+    part-00000.parquet   schema.DETECTIONS, the class table in the schema's metadata; one row an image, in the order of
+                         the annotations
+
+A part is written whole when its last image is done, and a restarted prediction leaves out the parts that are there.
+Batches are formed inside parts, so the result does not depend on how many processes worked on it.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.progress import Progress
+
+from xray_det import storage
+from xray_det.config import difference, from_dict
+from xray_det.data import wire
+from xray_det.data.annotations import Annotations, Selection, map_file
+from xray_det.data.augmentation import Augmentation
+from xray_det.errors import InputError
+from xray_det.inference.detect import detect, detection_rows, detection_schema
+from xray_det.inference.pictures import Pictures, by_aspect, pictures
+from xray_det.labels.space import LabelSpace
+from xray_det.models.predictions import Detector
+from xray_det.models.weights import WEIGHTS_FILE, load_detector, read_config
+
+#: So few images are predicted in this process, unless Ray is up: starting it takes longer.
+_HERE_IMAGES: Final = 64
+_COLUMNS = ["image_id", "dataset", "path", "offset", "length", "width", "height"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicting:
+    """How a prediction runs.
+
+    Attributes:
+        batch: images a forward pass.
+        device: ``cuda`` predicts with one actor a GPU of the cluster, decoding in other processes; ``cpu`` decodes and
+            predicts in the same tasks, one core each; ``auto`` takes GPUs where the cluster has any.
+        precision: ``bfloat16`` is autocast.
+        part_images: images a file, and a task.
+    """
+
+    batch: int = 8
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    part_images: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "part_images"):
+            if getattr(self, name) < 1:
+                raise InputError(name, f"{getattr(self, name)} images", "Give at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A finished prediction: where its parts are, how many there are, the detector's classes."""
+
+    folder: str
+    parts: int
+    space: LabelSpace
+
+    def tables(self, dataset: str | None = None) -> Iterator[pa.Table]:
+        """The parts in order, each a table of schema.DETECTIONS; of one dataset alone when it is named."""
+        for part in range(self.parts):
+            fs, path = storage.locate(_part(self.folder, part))
+            table = pq.read_table(path, filesystem=fs, partitioning=None)
+            yield table if dataset is None else table.filter(pa.compute.equal(table["dataset"], dataset))
+
+    def table(self, dataset: str | None = None) -> pa.Table:
+        return pa.concat_tables(self.tables(dataset))
+
+
+def predict(
+    weights: str,
+    selections: Sequence[Selection],
+    out: str,
+    *,
+    augmentation: Augmentation | None = None,
+    settings: Predicting | None = None,
+    progress: bool = True,
+) -> Prediction:
+    """Predict every image of the selections; finished parts of an earlier call are kept.
+
+    Args:
+        weights: folder that models.weights.save_detector wrote.
+        selections: ingested datasets; their names must differ.
+        out: folder for the detections, a local path or URI.
+        augmentation: sizes; None: those the detector was trained with.
+        settings: batch, device, precision.
+
+    Raises:
+        InputError: a missing folder, an image that cannot be read, ``out`` holds another prediction.
+    """
+    settings = settings or Predicting()
+    annotations = Annotations.open(selections)
+    names = [manifest.name for manifest in annotations.manifests]
+    if len(set(names)) < len(names):
+        raise InputError("selections", f"two datasets are named {names}", "Predict them into folders of their own")
+    augmentation = (augmentation or trained_augmentation(weights)).evaluation()
+    space = LabelSpace.from_json(read_config(weights)["label_space"])
+    _claim(out, weights, annotations, augmentation, settings)
+    sizes = np.diff([*range(0, len(annotations), settings.part_images), len(annotations)]).tolist()
+    missing = [part for part in range(len(sizes)) if not storage.exists(_part(out, part))]
+    schema = detection_schema(space)
+    with Progress(disable=not progress) as bars:
+        bar = bars.add_task("predict", total=len(annotations))
+        bars.update(bar, completed=len(annotations) - sum(sizes[part] for part in missing))
+        waiting: dict[int, list[tuple[np.ndarray, pa.Table]]] = {}
+        for part, rows, table in _stream(weights, annotations, augmentation, settings, names, missing):
+            done = waiting.setdefault(part, [])
+            done.append((rows, table))
+            bars.advance(bar, len(rows))
+            if sum(len(rows) for rows, _ in done) == sizes[part]:
+                _write(_part(out, part), waiting.pop(part), schema)
+    return Prediction(folder=out, parts=len(sizes), space=space)
+
+
+def open_prediction(folder: str) -> Prediction:
+    """A finished prediction.
+
+    Raises:
+        InputError: there is none, or it was not finished.
+    """
+    said = storage.read_json(storage.join(folder, "prediction.json"))
+    parts = -(-sum(said["images"].values()) // said["part_images"])
+    for part in range(parts):
+        if not storage.exists(_part(folder, part)):
+            raise InputError(folder, f"part {part} is missing", "Run the prediction again: it goes on from there")
+    fs, path = storage.locate(_part(folder, 0))
+    metadata = pq.read_schema(path, filesystem=fs).metadata
+    return Prediction(folder=folder, parts=parts, space=LabelSpace.from_json(json.loads(metadata[b"classes"])))
+
+
+def trained_augmentation(weights: str) -> Augmentation:
+    """The sizes a detector was trained with, from the experiment in its config.json; the defaults without one."""
+    experiment = read_config(weights).get("experiment") or {}
+    if "augmentation" not in experiment:
+        return Augmentation().evaluation()
+    stored: Augmentation = from_dict(Augmentation, experiment["augmentation"])
+    return stored.evaluation()
+
+
+def _stream(
+    weights: str,
+    annotations: Annotations,
+    augmentation: Augmentation,
+    settings: Predicting,
+    names: list[str],
+    parts: list[int],
+) -> Iterator[tuple[int, np.ndarray, pa.Table]]:
+    """(part, rows of it, their detections) batch by batch, in any order."""
+    import ray.data
+
+    decode = partial(_decode, path=annotations.path, augmentation=augmentation, settings=settings)
+    options: dict[str, Any] = {"weights": weights, "precision": settings.precision, "names": names}
+    few = len(parts) * settings.part_images <= _HERE_IMAGES and settings.device != "cuda"
+    if not parts or (few and not ray.is_initialized()):
+        for part in parts:
+            for block in decode(pa.table({"part": [part]})):
+                yield from _found(_forward(block, device="cpu", **options))
+        return
+    ray.init(ignore_reinit_error=True)
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.device != "cpu" else 0
+    if settings.device == "cuda" and not gpus:
+        raise InputError("device", "the cluster has no GPU", "Use --device cpu")
+    blocks = [pa.table({"part": [part]}) for part in parts]
+    dataset = ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, batch_format="pyarrow")
+    # A GPU keeps its detector in an actor. On CPUs a task keeps it in its process, which later tasks find there:
+    # starting actors takes longer than loading it.
+    if gpus:
+        dataset = dataset.map_batches(
+            _OnGpu,
+            fn_constructor_kwargs=options,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_gpus=1,
+            compute=ray.data.ActorPoolStrategy(size=gpus),
+        )
+    else:
+        forward = partial(_forward, device="cpu", **options)
+        dataset = dataset.map_batches(forward, batch_size=None, batch_format="pyarrow")
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from _found(block)
+
+
+def _found(block: pa.Table) -> Iterator[tuple[int, np.ndarray, pa.Table]]:
+    """What ``_forward`` wrote; raises what the user must mend."""
+    for row in range(block.num_rows):
+        if error := block["error"][row].as_py():
+            raise InputError(*json.loads(error))
+        table = pa.ipc.open_stream(block["detections"][row].as_buffer()).read_all()
+        yield block["part"][row].as_py(), np.asarray(block["rows"][row].as_py(), np.int64), table
+
+
+def _decode(block: pa.Table, *, path: Path, augmentation: Augmentation, settings: Predicting) -> Iterator[pa.Table]:
+    """The pictures of the parts of a block, a row a batch (data/wire.py); torch-free but for this module's import."""
+    everything = map_file(path)
+    for part in block["part"].to_pylist():
+        start = part * settings.part_images
+        rows = everything.slice(start, settings.part_images).select(_COLUMNS)
+        for chosen in by_aspect(rows, settings.batch):
+            some = rows.take(pa.array(chosen))
+            try:
+                shown = pictures(some, augmentation)
+            except InputError as error:
+                yield wire.to_failure(error)
+                return
+            arrays = {"rows": chosen, "dataset": some["dataset"].to_numpy(), **vars(shown)}
+            yield wire.to_row(part, arrays, some["image_id"].to_pylist())
+
+
+def _forward(block: pa.Table, *, weights: str, precision: str, names: list[str], device: str) -> pa.Table:
+    """Detections of each batch of a block: part, rows of the part, an Arrow stream; or what the user must mend."""
+    found: dict[str, list[Any]] = {"part": [], "rows": [], "detections": [], "error": []}
+    for row in range(block.num_rows):
+        try:
+            part, arrays, image_ids = wire.from_row(block, row)
+            rows, dataset = arrays.pop("rows"), arrays.pop("dataset")
+            detector = _detector(weights, device)
+            answer = detect(detector, Pictures(**arrays), precision=getattr(torch, precision))
+            table = detection_rows(answer, image_ids, [names[number] for number in dataset])
+        except InputError as error:
+            stop = [error.where, error.problem, error.remedy]
+            values: tuple[Any, ...] = (-1, [], b"", json.dumps(stop))
+        else:
+            sink = io.BytesIO()
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_batch(table)
+            values = (part, rows, sink.getvalue(), None)
+        for name, value in zip(found, values, strict=True):
+            found[name].append(value)
+    kinds = (pa.int64(), pa.list_(pa.int64()), pa.large_binary(), pa.string())
+    columns = {name: pa.array(found[name], kind) for name, kind in zip(found, kinds, strict=True)}
+    return pa.table(columns)
+
+
+class _OnGpu:
+    """An actor that holds the detector on its GPU."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return _forward(block, device="cuda", **self._options)
+
+
+@lru_cache(maxsize=1)
+def _detector(weights: str, device: str) -> Detector:
+    """One a process; a folder's weights never change while a prediction runs."""
+    detector, _ = load_detector(weights)
+    return detector.to(device).to(memory_format=torch.channels_last)
+
+
+def _claim(out: str, weights: str, annotations: Annotations, augmentation: Augmentation, settings: Predicting) -> None:
+    """Say in the folder what is predicted there; refuse a folder that says something else."""
+    digest = hashlib.sha256(storage.read_bytes(storage.join(weights, WEIGHTS_FILE))).hexdigest()[:16]
+    numbers = np.diff(annotations.starts).tolist()
+    pairs = list(zip(annotations.manifests, annotations.selections, numbers, strict=True))
+    said = {
+        "weights": digest,
+        "data": {manifest.name: [manifest.fingerprint, chosen.split] for manifest, chosen, _ in pairs},
+        "images": {manifest.name: number for manifest, _, number in pairs},
+        "augmentation": json.loads(json.dumps(asdict(augmentation))),
+        "batch": settings.batch,
+        "precision": settings.precision,
+        "part_images": settings.part_images,
+    }
+    address = storage.join(out, "prediction.json")
+    if storage.exists(address):
+        changed = difference(storage.read_json(address), said)
+        if changed:
+            raise InputError(
+                out, f"holds another prediction ({'; '.join(changed[:4])})", "Remove it or choose another folder"
+            )
+    else:
+        storage.write_json(address, said)
+
+
+def _part(folder: str, part: int) -> str:
+    return storage.join(folder, f"part-{part:05d}.parquet")
+
+
+def _write(address: str, done: list[tuple[np.ndarray, pa.Table]], schema: pa.Schema) -> None:
+    """A part whole, its images back in order."""
+    rows = np.concatenate([rows for rows, _ in done])
+    table = pa.concat_tables([table for _, table in done]).take(pa.array(np.argsort(rows)))
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(schema.metadata), sink)
+    storage.write_bytes(address, sink.getvalue())
