@@ -60,7 +60,8 @@ class Truth:
 
     def has(self, flags: BoxFlag) -> NDArray[np.bool_]:
         """bool [N]: boxes with any of the flags."""
-        return np.not_equal(self.flags & int(flags), 0)
+        found: NDArray[np.bool_] = (self.flags & int(flags)) != 0
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

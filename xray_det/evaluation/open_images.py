@@ -12,8 +12,9 @@ As TensorFlow's object_detection evaluates it (OpenImagesChallengeEvaluator and 
    group count once, as a hit of ``group_of_weight`` at their best score; at weight 0 they do not count at all.
    A group adds its weight to what there is to find.
 
-Here expansion never repeats a box: an ancestor is added once to a place (image and four corners) and only if no
-published box there has it, so that truth which was published expanded stays as it is.
+As in the official tool every box is expanded by itself: one that was published as Girl and as Woman becomes Person
+twice (the published expanded files hold such pairs). Unlike there, an ancestor that was published with the same four
+corners is not added again, so that truth which was published expanded stays as it is.
 """
 
 from dataclasses import dataclass, replace
@@ -113,10 +114,7 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
     source, added = _spread(truth.label.astype(np.int64), ancestors)
     place = _places(truth)
     classes = len(truth.space)
-    new_key = place[source] * classes + added
-    _, first = np.unique(new_key, return_index=True)
-    first = np.sort(first)
-    fresh = first[~np.isin(new_key[first], place * classes + truth.label)]
+    fresh = ~np.isin(place[source] * classes + added, place * classes + truth.label)
     source, added = source[fresh], added[fresh]
 
     image = np.concatenate([truth.image, truth.image[source]])

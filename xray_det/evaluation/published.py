@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pyarrow as pa
 
 from xray_det.data.formats.coco import coco_files
 from xray_det.data.formats.coco_json import TYPES
-from xray_det.data.formats.image_labels import read_image_labels
 from xray_det.data.formats.json_stream import stream_arrays
+from xray_det.data.formats.open_images_csv import Kind, kind_of, read_labels
 from xray_det.data.formats.source import open_source
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Truth, truth_from_published, with_image_labels
@@ -49,17 +50,31 @@ def read_truth(paths: Sequence[Path], format: str = "auto") -> tuple[Truth, str]
 def add_image_labels(truth: Truth, path: Path) -> Truth:
     """The truth with the image-level labels of an Open Images CSV; images and classes it adds have no box.
 
+    Args:
+        truth: as read. Where a truth was exhaustive it no longer is: from now on labels and boxes tell.
+        path: a CSV with ImageID, LabelName and Confidence, 1 present and 0 absent; others are a machine's guess.
+
     Raises:
-        InputError: as ``read_image_labels``.
+        InputError: no such file, or another header.
     """
-    labels = read_image_labels(path)
-    truth = add_classes(truth, labels.class_ids)
+    if not path.is_file():
+        raise InputError(path, "no such file", "Check the path of the image-level labels")
+    if kind_of(path) is not Kind.LABELS:
+        raise InputError(path, "is no table of image-level labels", "Give a CSV with ImageID, LabelName and Confidence")
+    table = pa.Table.from_batches([block for block in read_labels(path) if block.num_rows])
+    image_ids, class_ids = (table[name].combine_chunks().dictionary_encode() for name in ("ImageID", "LabelName"))
+    truth = replace(add_classes(truth, class_ids.dictionary.to_pylist()), exhaustive=False)
     known = {image_id: row for row, image_id in enumerate(truth.image_ids)}
-    extra = tuple(image_id for image_id in labels.image_ids if image_id not in known)
+    extra = tuple(image_id for image_id in image_ids.dictionary.to_pylist() if image_id not in known)
     known |= {image_id: len(truth.image_ids) + row for row, image_id in enumerate(extra)}
-    image = np.array([known[i] for i in labels.image_ids], np.int64)[labels.image]
-    label = np.array([truth.space.row_of_id[c] for c in labels.class_ids], np.int64)[labels.label]
-    return with_image_labels(truth, np.column_stack([image, label, labels.present.astype(np.int64)]), extra)
+    image = np.array([known[i] for i in image_ids.dictionary.to_pylist()], np.int64)
+    label = np.array([truth.space.row_of_id[c] for c in class_ids.dictionary.to_pylist()], np.int64)
+    columns = [
+        image[image_ids.indices.to_numpy()],
+        label[class_ids.indices.to_numpy()],
+        table["positive"].to_numpy().astype(np.int64),
+    ]
+    return with_image_labels(truth, np.column_stack(columns), extra)
 
 
 def add_classes(truth: Truth, ids: Sequence[str]) -> Truth:

@@ -8,6 +8,7 @@ work a byte sees is msgspec's. Where guesses fail (elements that hold many objec
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -45,20 +46,31 @@ def stream_arrays(path: Path, types: Mapping[str, Any], window: int = WINDOW) ->
         yield from _Reader(path, stream, window).arrays(types)
 
 
-def top_level_arrays(path: Path, window: int = WINDOW) -> list[str]:
-    """The keys of the top-level object whose arrays begin in the first window; none where the file is no object."""
+def stream_list(path: Path, kind: Any, what: str, window: int = WINDOW) -> Iterator[list[Any]]:
+    """Decode the elements of a file whose top level is an array, as ``stream_arrays`` does.
+
+    Args:
+        path: the file.
+        kind: the list type that msgspec makes of them.
+        what: what the elements are, for messages.
+        window: bytes read at a time.
+
+    Raises:
+        InputError: as ``stream_arrays``.
+    """
     with open(path, "rb") as stream:
+        yield from _Reader(path, stream, window).elements(kind, what)
+
+
+def top_level_arrays(path: Path, window: int = WINDOW) -> Iterator[str]:
+    """The keys of the top-level object whose arrays begin in the first window; none where the file is no object."""
+    with open(path, "rb") as stream, suppress(InputError):  # the window's end, or not JSON: what was seen counts
         reader = _Reader(path, stream, window)
         reader.limit = 1
-        keys: list[str] = []
-        try:
-            for key in reader.top_level():
-                if reader.peek() == b"[":
-                    keys.append(key)
-                reader.skip_value()
-        except InputError:
-            pass  # the window's end, or not JSON: what was seen counts
-        return keys
+        for key in reader.top_level():
+            if reader.peek() == b"[":
+                yield key
+            reader.skip_value()
 
 
 class _Reader:
@@ -138,6 +150,15 @@ class _Reader:
                 raise InputError(f"{self.path}: {key}", "it is no array", "Write it as the format says")
             self.at += 1
             yield from self._array(key, msgspec.json.Decoder(types[key]), types[key])
+
+    def elements(self, kind: Any, what: str) -> Iterator[list[Any]]:
+        if self.peek() == b"\xef":  # a byte order mark
+            self.at += 3
+        self.take(b"[")
+        for _, _, items in self._array(what, msgspec.json.Decoder(kind), kind):
+            yield items
+        if self.peek():
+            raise self.fail("more follows after the JSON's end")
 
     def _array(
         self, key: str, decoder: "msgspec.json.Decoder[list[Any]]", kind: Any
