@@ -174,6 +174,8 @@ def _pack(shop: Workshop, starts: np.ndarray, pack_bytes: int, bars: Progress) -
     for images in each(partial(_write_pack, shop, starts), missing):
         bars.advance(packing, images)
     for part, (start, stop) in enumerate(pairwise(starts.tolist())):
+        if storage.exists(shop.final_shard(part)):
+            continue
         table = packs.place(shards.read_table(shop.examined_shard(part)), layout, slice(start, stop), shop.folder)
         shards.write_shard(table, shop.final_shard(part), packed=True)
 

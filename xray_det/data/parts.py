@@ -110,10 +110,12 @@ def spill(source: "Source", shop: Workshop, rows: int, seen: Callable[[int], Non
     for batch in source.batches(rows):
         if not batch.num_rows:
             continue
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, PUBLISHED) as writer:
-            writer.write_batch(batch)
-        storage.write_bytes(shop.file("published", len(counts)), sink.getvalue().to_pybytes())
+        file = shop.file("published", len(counts))
+        if not storage.exists(file):  # else an interrupted reading wrote it: a source reads the same each time
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_file(sink, PUBLISHED) as writer:
+                writer.write_batch(batch)
+            storage.write_bytes(file, sink.getvalue().to_pybytes())
         counts.append(batch.num_rows)
         seen(batch.num_rows)
     storage.write_json(marker, counts)

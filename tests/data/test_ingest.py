@@ -1,0 +1,276 @@
+"""Ingest: the same folder whatever disturbs it, everything found is named, and what cannot be trusted is refused."""
+
+import resource
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from made_source import IMAGES, MadeSource, jpeg
+
+from xray_det.data import ingest as ingest_module
+from xray_det.data.ingest import each, ingest
+from xray_det.data.manifest import Manifest
+from xray_det.errors import InputError
+
+QUIET = {"progress": False, "rows": 4}
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are examined in this process unless a test asks for the cluster: the other way is tested there."""
+    if "ray_cluster" not in request.fixturenames:
+        monkeypatch.setattr(ingest_module, "_WORTH_RAY", 10**9)
+        monkeypatch.setattr(ingest_module, "_ray_is_up", lambda: False)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> MadeSource:
+    return MadeSource(tmp_path / "published")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_counts_names_and_keeps(source: MadeSource, tmp_path: Path) -> None:
+    manifest = ingest(source, str(tmp_path / "out"), phash=True, **QUIET)
+    assert manifest == Manifest.load(str(tmp_path / "out"))
+    assert manifest.quarantined == {"missing_image": 1, "truncated_image": 1}
+    assert manifest.repaired == {
+        "alike_in_two_splits": 1,
+        "duplicate_image": 2,
+        "greyscale": 1,
+        "in_two_splits": 1,
+        "no_area": 1,
+        "outside": 1,
+        "repeat": 1,
+        "several_labels": 1,
+    }
+    kept = [k for k in range(IMAGES) if k not in (3, 5)]
+    assert manifest.images == len(kept) == sum(s.rows for s in manifest.shards)
+    assert manifest.boxes == sum(len(source.boxes[k]) for k in kept)
+    assert manifest.splits == {"train": 14, "val": 7}
+    trained = {k: source.labels[k] for k in kept} | {9: [0], 10: []}
+    assert manifest.instance_counts == tuple(sum(labels.count(c) for labels in trained.values()) for c in range(3))
+    assert manifest.image_counts == tuple(sum(c in labels for labels in trained.values()) for c in range(3))
+    assert manifest.unused_classes == ("unused",)
+
+    rows = [row for uri in manifest.shard_uris for row in pq.read_table(uri).to_pylist()]
+    assert [row["image_id"] for row in rows] == [f"image/{k}" for k in kept]
+    assert [row["image"]["path"] for row in rows] == [str(source.root / f"{k}.jpg") for k in kept]
+    found = {
+        (r["kind"], r["image_id"]): r["detail"] for r in pq.read_table(tmp_path / "out/findings.parquet").to_pylist()
+    }
+    assert found["duplicate_image", "image/7"] == "the same bytes as 2.jpg (train)"
+    assert found["in_two_splits", "image/17"] == "the same bytes as 1.jpg (train)"
+    assert found["alike_in_two_splits", "image/18"].endswith("looks like 4.jpg (train)")
+    lost = pq.read_table(tmp_path / "out/quarantine.parquet").to_pylist()
+    assert [(r["path"], r["kind"]) for r in lost] == [("3.jpg", "truncated_image"), ("5.jpg", "missing_image")]
+    digests = pq.read_table(tmp_path / "out/digests.parquet").to_pylist()
+    assert [d["bytes"] for d in digests] == [len(source.files[k]) for k in kept]
+    assert not (tmp_path / "out/work").exists()
+
+
+def test_the_fingerprint_is_of_the_content(source: MadeSource, tmp_path: Path) -> None:
+    def of(made: MadeSource, out: str, **options: object) -> str:
+        return ingest(made, str(tmp_path / out), **{**QUIET, **options}).fingerprint
+
+    same = of(source, "a")
+    elsewhere = MadeSource(tmp_path / "another place")
+    assert {
+        of(source, "b", rows=5),
+        of(source, "c", rows=100),
+        of(source, "d", pack=True, pack_bytes=3000),
+        of(source, "e", phash=True),
+        of(source, "f", name="other"),
+        of(elsewhere, "g"),
+    } == {same}
+    moved = MadeSource(tmp_path / "moved")
+    moved.boxes[20][0][2] += 0.25
+    relabelled = MadeSource(tmp_path / "relabelled")
+    relabelled.labels[20][0] = 2
+    repainted = MadeSource(tmp_path / "repainted")
+    (repainted.root / "21.jpg").write_bytes(jpeg(99))
+    incomplete = MadeSource(tmp_path / "incomplete", exhaustive=False)
+    changed = [of(m, m.root.name + "-out") for m in (moved, relabelled, repainted, incomplete)]
+    assert len({same, *changed}) == 5
+
+
+def test_a_finished_folder_is_not_read_again(source: MadeSource, tmp_path: Path) -> None:
+    first = ingest(source, str(tmp_path / "out"), **QUIET)
+
+    def never(rows: int = 0) -> Iterator[None]:
+        raise AssertionError("read again")
+
+    source.batches = never  # type: ignore[assignment]
+    assert ingest(source, str(tmp_path / "out"), **QUIET) == first
+
+
+def test_another_source_or_other_options_are_refused(source: MadeSource, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    ingest(source, out, **QUIET)
+    with pytest.raises(InputError, match="pack was False and is True"):
+        ingest(source, out, pack=True, **QUIET)
+    with pytest.raises(InputError, match="root was"):
+        ingest(MadeSource(tmp_path / "other"), out, **QUIET)
+    (source.root / "notes.txt").write_text("annotations, corrected")
+    with pytest.raises(InputError, match=r"annotation files of .* have changed"):
+        ingest(source, out, **QUIET)
+
+
+def test_strict_names_file_and_kind_and_publishes_nothing(source: MadeSource, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"3\.jpg: truncated_image .*; in all .*duplicate_image 2.*missing_image 1"):
+        ingest(source, str(out), strict=True, **QUIET)
+    assert not (out / "manifest.json").exists()
+    ingest(source, str(out), **QUIET)
+    with pytest.raises(InputError, match="truncated_image"):
+        ingest(source, str(out), strict=True, **QUIET)
+    clean = MadeSource(tmp_path / "clean", clean=True)
+    assert ingest(clean, str(tmp_path / "clean-out"), strict=True, phash=True, **QUIET).images == IMAGES
+
+
+def test_too_many_quarantined_images_are_refused(source: MadeSource, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"2 of 23 annotated images .* for example 3\.jpg: truncated_image"):
+        ingest(source, str(tmp_path / "out"), max_quarantined=0.05, **QUIET)
+    assert ingest(source, str(tmp_path / "out"), max_quarantined=0.1, **QUIET).images == 21
+    for k in range(10, 23):
+        (source.root / f"{k}.jpg").unlink()
+    with pytest.raises(InputError, match="15 of 23"):  # more than ten, and than a tenth
+        ingest(source, str(tmp_path / "half"), **QUIET)
+    for k in range(10):
+        (source.root / f"{k}.jpg").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="not one image can be used"):
+        ingest(source, str(tmp_path / "none"), max_quarantined=1.0, **QUIET)
+
+
+def test_an_empty_source_is_refused(source: MadeSource, tmp_path: Path) -> None:
+    source.batches = lambda rows=0: iter(())  # type: ignore[assignment]
+    with pytest.raises(InputError, match="holds no image"):
+        ingest(source, str(tmp_path / "out"), **QUIET)
+
+
+KILLED = """
+import os, random, signal, sys
+from pathlib import Path
+import pandas, pyarrow.dataset  # imported on first use otherwise, by every child anew
+from PIL import Image
+Image.init()
+sys.path.insert(0, sys.argv[1])
+from made_source import MadeSource
+from xray_det.data import ingest
+
+ingest._WORTH_RAY = 10**9  # examined in this process, so that one signal ends all of it
+rng, runs = random.Random(7), 0
+source, out = MadeSource(Path(sys.argv[2])), sys.argv[3]
+replace = os.replace
+while runs < 100:
+    after, before_rename = rng.randint(2, 6), rng.random() < 0.5
+    child = os.fork()
+    if child == 0:
+        left = after
+        def dying(a, b):
+            global left
+            left -= 1
+            if left == 0 and before_rename:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(a, b)
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.replace = dying
+        ingest.ingest(source, out, rows=4, pack=True, pack_bytes=4000, progress=False)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    runs += 1
+    if os.WIFEXITED(status):
+        sys.exit("failed" if status else f"runs {runs}")
+    assert os.WTERMSIG(status) == signal.SIGKILL
+"""
+
+
+@pytest.mark.medium
+def test_killed_again_and_again_it_ends_with_the_same_folder(source: MadeSource, tmp_path: Path) -> None:
+    """SIGKILL after every 2 to 6 files written, before or after the last one's rename, until a run comes through."""
+    options = {"pack": True, "pack_bytes": 4000, **QUIET}
+    undisturbed = ingest(source, str(tmp_path / "undisturbed"), **options)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(source.root), str(tmp_path / "killed")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    runs = int(ended.stderr.split("runs ")[1])
+    assert runs >= 8, "it was hardly disturbed"
+    assert Manifest.load(str(tmp_path / "killed")).fingerprint == undisturbed.fingerprint
+    killed, calm = contents(tmp_path / "killed"), contents(tmp_path / "undisturbed")
+    partial = [name for name in killed if name.endswith(".partial")]
+    assert {name for name in killed if name not in partial} == set(calm)
+    placed = {"source.json"} | {name for name in calm if name.startswith("shards/")}  # these name the folder
+    assert all(killed[name] == calm[name] for name in set(calm) - placed)
+
+
+def test_a_full_disk_is_said_clearly(source: MadeSource, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the end of the disk: writes fail with an errno the same way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(InputError, match=r"cannot be written .* Free space"):
+            ingest(source, str(tmp_path / "out"), **{**QUIET, "rows": 23})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert ingest(source, str(tmp_path / "out"), **{**QUIET, "rows": 23}).images == 21  # space was made
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kilobytes", [8, 36, 60, 80])
+def test_a_disk_that_fills_up_on_the_way(source: MadeSource, tmp_path: Path, kilobytes: int) -> None:
+    """Full while reading, while examining, while packing."""
+    with small_disk(tmp_path / "disk", kilobytes):
+        with pytest.raises(InputError, match=r"cannot be written .*No space left"):
+            ingest(source, str(tmp_path / "disk/out"), pack=True, **QUIET)
+        assert not (tmp_path / "disk/out/manifest.json").exists()
+
+
+@pytest.mark.medium
+def test_each_yields_all_and_brings_errors_home(ray_cluster: None) -> None:
+    def echo_or_refuse(job: int) -> int:  # here, so that it travels by value: workers do not import tests
+        if job == 17:
+            raise InputError("job 17", "is unlucky", "Leave it out")
+        return job
+
+    assert Counter(each(echo_or_refuse, [*range(17), 5])) == Counter([*range(17), 5])
+    with pytest.raises(InputError, match="job 17: is unlucky"):
+        list(each(echo_or_refuse, list(range(20))))
+
+
+@pytest.mark.medium
+def test_ray_data_makes_the_same_folder(source: MadeSource, tmp_path: Path, ray_cluster: None) -> None:
+    """Parallel tasks end in any order; the folder is that of one process, byte for byte."""
+    options = {"pack": True, "pack_bytes": 4000, **QUIET}
+    parallel = ingest(source, str(tmp_path / "out"), **options)
+    (tmp_path / "out").rename(tmp_path / "parallel")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest_module, "_WORTH_RAY", 10**9)
+        patch.setattr(ingest_module, "_ray_is_up", lambda: False)
+        alone = ingest(source, str(tmp_path / "out"), **options)
+    assert parallel == alone
+    assert contents(tmp_path / "parallel") == contents(tmp_path / "out")
