@@ -145,7 +145,9 @@ class Recipe:
         width: int,
     ) -> np.ndarray:
         """uint8 [B, H, W, 3]: the decoded images on the canvas, the rest of it in the fill colour."""
-        canvas = np.empty((images.num_rows, height, width, 3), np.uint8)
+        # Arrow's memory pool hands the memory of earlier batches out again; numpy would get it from the system anew
+        memory = pa.allocate_buffer(images.num_rows * height * width * 3)
+        canvas = np.frombuffer(memory, np.uint8).reshape(-1, height, width, 3)
         fill = np.tile(np.array(self.augmentation.fill, np.uint8), width)
         colours = distortions(self.augmentation, self.key, positions)
         paths = images.column("path").to_pylist()

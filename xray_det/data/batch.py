@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 _TARGETS = ("boxes", "box_image", "classes", "classes_known", "region", "absence_known")
-_DTYPES = {"|u1": torch.uint8, "|b1": torch.bool, "<i8": torch.int64, "<f4": torch.float32}
 
 
 @dataclass(kw_only=True)
@@ -81,28 +80,26 @@ class Batch:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], image_ids: list[str], *, pin: bool = False) -> "Batch":
-        """Tensors of their own from the arrays of data/assemble.py (which may be read-only memory of the object store).
+        """Tensors over the memory of the arrays of data/assemble.py, or with ``pin`` copies in page-locked memory.
 
-        ``images`` of the arrays is [B, H, W, 3]; the copy of it goes straight into page-locked memory with ``pin``.
+        ``images`` of the arrays is [B, H, W, 3].
         """
 
-        def own(name: str) -> Tensor:
-            array = arrays[name]
-            tensor = torch.empty(array.shape, dtype=_DTYPES[array.dtype.str], pin_memory=pin)
-            np.copyto(tensor.numpy(), array)
-            return tensor
+        def tensor(name: str) -> Tensor:
+            found = torch.from_numpy(arrays[name])
+            return found.pin_memory() if pin else found
 
         box_image = arrays["box_image"]
         targets = Targets(
-            **{name: own(name) for name in _TARGETS},
+            **{name: tensor(name) for name in _TARGETS},
             counts=tuple(np.bincount(box_image, minlength=len(image_ids)).tolist()),
             regions=int(arrays["region"].sum()),
         )
         return cls(
-            images=own("images").permute(0, 3, 1, 2),
+            images=tensor("images").permute(0, 3, 1, 2),
             targets=targets,
             image_ids=image_ids,
-            **{name: own(name) for name in ("sizes", "positions", "scales", "original_sizes")},
+            **{name: tensor(name) for name in ("sizes", "positions", "scales", "original_sizes")},
         )
 
     def __len__(self) -> int:

@@ -35,13 +35,13 @@ class RayData:
     Attributes:
         cpus: this rank's share of the cluster's CPUs for data tasks: what the training workers leave, over the world.
             None: no limit. A share below 1 is used by one task at a time.
-        task_images: images a task decodes at least; a task costs 10-20 ms whatever it does.
+        task_images: images a task decodes, if they are many enough; a task costs 10-20 ms whatever it does.
         task_bytes: a task stops taking further batches where its output would exceed this.
         prefetch: blocks fetched ahead into this process.
     """
 
     cpus: float | None = None
-    task_images: int = 64
+    task_images: int = 256
     task_bytes: int = 2**26
     prefetch: int = 2
 
@@ -193,6 +193,7 @@ def _by_ray(
     batch_bytes = (part.stop - part.start) * 3 * min(side, max(recipe.augmentation.short_side)) * side
     images = part.stop - part.start
     together = max(1, min(-(-executor.task_images // images), executor.task_bytes // batch_bytes))
+    together = min(together, max(1, len(numbers) // 4))  # not so few tasks that some CPUs have none
     blocks = [
         pa.table({"batch": numbers[i : i + together], "rows": list(rows[numbers[i : i + together]])})
         for i in range(0, len(numbers), together)

@@ -47,8 +47,9 @@ def draw(
     # the decoder may give half, a quarter or an eighth of the size as long as nothing has to be enlarged for it
     scale = max(width / (x2 - x1), height / (y2 - y1))
     image = decode(data, min_short_side=int(np.ceil(min(original) * scale)))
-    reduction = max(1, round(max(original) / max(image.shape[:2])))
-    if image.shape[:2] != tuple(-(-side // reduction) for side in original):
+    sizes = {factor: (-(-original[0] // factor), -(-original[1] // factor)) for factor in (1, 2, 4, 8)}
+    reduction = next((factor for factor, size in sizes.items() if image.shape[:2] == size), None)
+    if reduction is None:
         found = f"{image.shape[1]}x{image.shape[0]}"
         raise BadImage(Defect.WRONG_SIZE, f"{found}, at ingest it was {original[1]}x{original[0]}")
     source = image[y1 // reduction : -(-y2 // reduction), x1 // reduction : -(-x2 // reduction)]
@@ -56,14 +57,17 @@ def draw(
     if mirrored:
         left = int(placement.sizes[row, 1]) - right
     target = canvas[top : top + height, left : left + width]
+    smaller = source.size < target.size
+    if mirrored and smaller:
+        source = cv2.flip(source, 1)
     if source.shape == target.shape:
-        target[...] = source[:, ::-1] if mirrored else source
+        target[...] = source
     else:
         shrink = max(source.shape[1] / width, source.shape[0] / height)
         method = cv2.INTER_AREA if shrink > _LINEAR_LIMIT else cv2.INTER_LINEAR
         cv2.resize(source, (width, height), dst=target, interpolation=method)
-        if mirrored:
-            cv2.flip(target, 1, dst=target)
+    if mirrored and not smaller:
+        cv2.flip(target, 1, dst=target)
     if colours is not None:
         distort(target, colours)
 

@@ -31,7 +31,9 @@ def to_failure(error: InputError) -> pa.Table:
 
 
 def from_row(table: pa.Table, row: int) -> tuple[int, dict[str, np.ndarray], list[str]]:
-    """Number of the batch, its arrays (read-only, in the table's memory), its image ids.
+    """Number of the batch, its arrays (in the table's memory, which they keep alive), its image ids.
+
+    The arrays can be written to: a row is read once, by the one rank whose batch it is.
 
     Raises:
         InputError: the row is a failure.
@@ -41,9 +43,21 @@ def from_row(table: pa.Table, row: int) -> tuple[int, dict[str, np.ndarray], lis
         raise InputError(*header["error"])
     arrays = {}
     for name, (kind, shape) in header["arrays"].items():
-        buffer = table.column(name)[row].as_buffer()
-        arrays[name] = np.frombuffer(buffer, kind).reshape(shape)
+        arrays[name] = np.asarray(_View(table.column(name)[row].as_buffer(), kind, shape))
     return header["batch"], arrays, header["image_ids"]
+
+
+class _View:
+    """A buffer as numpy reads it: an array over its memory, which holds on to this object and so to the buffer."""
+
+    def __init__(self, buffer: pa.Buffer, kind: str, shape: list[int]) -> None:
+        self.buffer = buffer
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": kind,
+            "shape": tuple(shape),
+            "data": (buffer.address, False),
+        }
 
 
 def _binary(array: np.ndarray) -> pa.Array:
