@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from xray_det.data.doctor import examine
+from xray_det.data.formats.source import open_source
 from xray_det.data.miniature.glyphs import RELEASES, line_up
 from xray_det.data.miniature.parameters import Miniature
 from xray_det.data.miniature.releases import Releases, write
@@ -110,6 +112,23 @@ def test_what_was_planted_is_there_and_nothing_else(written: Releases, release: 
     assert +found == (planted if split == "train" else {})
     assert written.planted[release] == planted
     assert len({(root / file).read_bytes() for file in images}) == len(images)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_projects_own_reader_and_doctor_find_what_was_planted(written: Releases, release: str) -> None:
+    folder = written.objects365 if release == "objects365" else written.open_images
+    source = open_source(folder)
+    assert source.format == {"objects365": "coco", "open_images": "open_images"}[release]
+    assert source.exhaustive == (release == "objects365")
+    found: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    for batch in source.batches():
+        seen = examine(batch, dataset=release, image_root=source.image_root, normalized=source.normalized)
+        found.update({str(kind): count for kind, count in seen.repaired.items()})
+        found.update(seen.quarantine["reason"].to_pylist())
+        splits.update(seen.shard["split"].to_pylist())
+    assert dict(found) == written.planted[release]
+    assert dict(splits) == {"train": 77, "val": 20}
 
 
 def test_open_images_files_have_the_official_headers(written: Releases, shared_data: Path) -> None:

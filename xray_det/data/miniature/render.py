@@ -126,25 +126,21 @@ def _place(
 
 def _background(height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Clouds, stripes and grain around one colour: float32 [H, W, 3]."""
-    base = rng.uniform(30, 225, 3)
     cells = rng.integers(3, 12, 2)
-    clouds = cv2.resize(
-        rng.normal(0, 22, (*cells, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-    )
-    angle, period = rng.uniform(0, np.pi), rng.uniform(6, 40)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period) + rng.uniform(0, 6))
-    stripes = wave[..., None] * rng.normal(0, 9, 3)
-    grain = rng.normal(0, rng.uniform(1, 7), (height, width, 1))
-    canvas: npt.NDArray[np.float32] = (base + clouds + stripes + grain).astype(np.float32)
-    return canvas
+    knots = rng.uniform(30, 225, 3) + rng.normal(0, 22, (*cells, 3))
+    canvas = cv2.resize(knots.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    angle, turns = rng.uniform(0, np.pi), np.float32(2 * np.pi / rng.uniform(6, 40))
+    x = np.arange(width, dtype=np.float32) * np.float32(np.cos(angle)) * turns + np.float32(rng.uniform(0, 6))
+    y = np.arange(height, dtype=np.float32)[:, None] * np.float32(np.sin(angle)) * turns
+    canvas += np.sin(x + y)[..., None] * rng.normal(0, 9, 3).astype(np.float32)
+    canvas += rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(1, 7))
+    pixels: npt.NDArray[np.float32] = canvas
+    return pixels
 
 
 def _contrasting(colour: npt.NDArray[np.floating], rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """A colour whose brightness differs from that of ``colour``."""
     brightness = float(np.mean(colour))
-    for _ in range(64):
-        other = rng.uniform(0, 255, 3)
-        if abs(float(np.mean(other)) - brightness) >= _LEAST_CONTRAST:
-            return other.astype(np.float32)
-    return np.full(3, 0.0 if brightness > 127 else 255.0, np.float32)
+    others = rng.uniform(0, 255, (32, 3)).astype(np.float32)
+    fitting = np.flatnonzero(np.abs(others.mean(axis=1) - brightness) >= _LEAST_CONTRAST)
+    return others[fitting[0]] if fitting.size else np.full(3, 0 if brightness > 127 else 255, np.float32)
