@@ -8,16 +8,17 @@ published order of their images.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xray_det.data.defect import Defect, noted
 from xray_det.data.formats.coco_json import ANNOTATIONS, IMAGES, TYPES, Category, annotation_rows, image_rows
 from xray_det.data.formats.image_finder import ImageFinder
 from xray_det.data.formats.json_stream import stream_arrays, top_level_arrays
-from xray_det.data.formats.layout import common_root, given_paths, inside, split_of_path, walk
+from xray_det.data.formats.layout import LEAVES, common_root, given_paths, inside, split_of_path, walk
 from xray_det.data.formats.rows import counts_to_offsets, published
 from xray_det.data.formats.scratch import Buckets, scratch_folder
 from xray_det.errors import InputError
@@ -139,7 +140,8 @@ class CocoSource:
     def _grouped(self, images: pa.Table, annotations: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
         images = self._without_repeats(images)
         owner = self._owners(images, annotations)
-        order = np.argsort(owner, kind="stable")
+        # sorting owner and place as one number is a third of the time of a stable argsort
+        order = np.sort((owner << 32) | np.arange(len(owner))) & 0xFFFFFFFF
         offsets = counts_to_offsets(np.bincount(owner, minlength=images.num_rows))
         boxes = np.stack([annotations[side].to_numpy() for side in ("x", "y", "w", "h")], axis=1)[order]
         with np.errstate(invalid="ignore"):  # infinity less infinity, where that is published
@@ -195,7 +197,7 @@ class CocoSource:
         owner = np.full(annotations.num_rows, -1, np.int64)
         image_file, image_key = images["file"].to_numpy(), images["key"].to_numpy()
         file, key = annotations["file"].to_numpy(), annotations["key"].to_numpy()
-        for number in np.unique(file):
+        for number in range(len(self._files)):
             listed, mine = np.flatnonzero(image_file == number), np.flatnonzero(file == number)
             listed = listed[np.argsort(image_key[listed])]
             if len(listed):
@@ -214,23 +216,24 @@ class CocoSource:
                 )
         return owner
 
-    def _named(self, images: pa.Table) -> tuple[list[str], list[str | None], list[str | None], list[list[str]]]:
+    def _named(self, images: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array, list[list[str]] | None]:
         """Ids, splits, paths and defects of some images."""
-        numbers = images["file"].to_pylist()
-        splits = [self._splits[number] for number in numbers]
-        ids = images["id"].to_pylist()
+        file, ids, names = (images[column].combine_chunks() for column in ("file", "id", "file_name"))
+        splits = pa.array(self._splits, pa.string()).take(file)
         if self._prefix:
-            ids = [f"{split}/{identity}" for split, identity in zip(splits, ids, strict=True)]
+            ids = pc.binary_join_element_wise(splits, ids, "/")
+        for row in pc.indices_nonzero(pc.match_substring_regex(names, LEAVES)).to_pylist():
+            inside(names[row].as_py(), f"{self._files[file[row].as_py()]}: image {ids[row]}")
+        if self._finder is None:
+            return ids, splits, pa.nulls(len(ids), pa.string()), None
         paths: list[str | None] = [None] * len(ids)
-        defects: list[list[str]] = [[] for _ in ids]
-        for row, name in enumerate(images["file_name"].to_pylist()):
-            relative = inside(name, f"{self._files[numbers[row]]}: image {ids[row]}")
-            if self._finder is None:
-                continue
-            paths[row] = self._finder.find(relative, splits[row], self._files[numbers[row]].parent)
+        defects: list[list[str]] = [[] for _ in paths]
+        named = zip(names.to_pylist(), splits.to_pylist(), file.to_pylist(), strict=True)
+        for row, (name, split, number) in enumerate(named):
+            paths[row] = self._finder.find(PurePosixPath(name.replace("\\", "/")), split, self._files[number].parent)
             if paths[row] is None:
                 defects[row].append(noted(Defect.MISSING_IMAGE, name or "no file name"))
-        return ids, splits, paths, defects
+        return ids, splits, pa.array(paths, pa.string()), defects
 
 
 def _class_table(name: str, tables: Sequence[tuple[Path, list[Category]]]) -> LabelSpace:
@@ -285,5 +288,4 @@ def coco_files(paths: Sequence[Path]) -> list[Path]:
 
 def _is_coco(file: Path) -> bool:
     """Whether the first arrays of a JSON file are COCO's; annotations may fill all of what is looked at."""
-    keys = top_level_arrays(file)
-    return "images" in keys or "annotations" in keys
+    return any(key in ("images", "annotations") for key in top_level_arrays(file))

@@ -89,8 +89,8 @@ def image_rows(images: Sequence[Image], file: int, first: int) -> pa.RecordBatch
             *_place(len(images), file, first),
             pa.array([str(image.id) for image in images], pa.string()),
             pa.array([image.file_name for image in images], pa.string()),
-            pa.array([_pixels(image.width) for image in images], pa.int32()),
-            pa.array([_pixels(image.height) for image in images], pa.int32()),
+            _pixels([image.width for image in images]),
+            _pixels([image.height for image in images]),
         ],
         schema=IMAGES,
     )
@@ -118,13 +118,14 @@ def annotation_rows(
 
 def _flags(annotations: Sequence[Annotation]) -> np.ndarray:
     flags = np.zeros(len(annotations), np.uint16)
+    if not any([a.iscrowd or a.ignore or a.isfake for a in annotations]):  # most windows
+        return flags
     for flag, switches in (
         (BoxFlag.CROWD, [a.iscrowd for a in annotations]),
         (BoxFlag.IGNORE, [a.ignore for a in annotations]),
         (BoxFlag.DEPICTION, [a.isfake for a in annotations]),
     ):
-        if any(switches):
-            flags[np.array(switches, bool)] |= np.uint16(flag)
+        flags[np.array(switches, bool)] |= np.uint16(flag)
     return flags
 
 
@@ -132,6 +133,8 @@ def _place(n: int, file: int, first: int) -> list[pa.Array]:
     return [pa.array(np.full(n, file, np.int16)), pa.array(np.arange(first, first + n))]
 
 
-def _pixels(number: Any) -> int | None:
-    """A published size, None where it is none."""
-    return int(number) if number is not None and 0 < number < 2**31 else None
+def _pixels(numbers: Sequence[Number]) -> pa.Array:
+    """Published sizes, null where there is none."""
+    sizes = np.array(numbers, np.float64)  # None becomes NaN
+    known = (sizes > 0) & (sizes < 2**31)
+    return pa.array(np.where(known, sizes, 0).astype(np.int32), mask=~known)

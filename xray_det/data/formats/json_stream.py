@@ -16,7 +16,7 @@ import msgspec
 
 from xray_det.errors import InputError
 
-WINDOW: Final = 1 << 20
+WINDOW: Final = 1 << 18  # its text and objects stay in the processor's cache
 _GUESSES: Final = 4
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _STRING_REST: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)

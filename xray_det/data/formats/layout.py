@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from xray_det.errors import InputError
 
@@ -41,18 +42,22 @@ def split_of_path(path: Path, root: Path) -> str | None:
     return own or next((s for s in map(split_of, reversed(parts[:-1])) if s), None)
 
 
+#: A file name that is absolute or leaves the folder it is relative to; understood by ``re`` and by RE2.
+LEAVES: Final = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00"
+_LEAVES = re.compile(LEAVES)
+
+
 def inside(file_name: str, where: object) -> PurePosixPath:
     """A published file name as a relative path.
 
     Raises:
         InputError: the name is absolute or leaves the dataset's folder.
     """
-    path = PurePosixPath(file_name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", file_name) or "\0" in file_name:
+    if _LEAVES.search(file_name):
         raise InputError(
             where, f"the file name {file_name!r} leaves the dataset's folder", "Make it relative to the image folder"
         )
-    return path
+    return PurePosixPath(file_name.replace("\\", "/"))
 
 
 def given_paths(path: Path | str | Sequence[Path | str]) -> list[Path]:

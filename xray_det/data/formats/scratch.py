@@ -30,7 +30,7 @@ class Buckets:
         schema: of the rows.
     """
 
-    def __init__(self, folder: Path, name: str, schema: pa.Schema, count: int, buffered: int = 1 << 17) -> None:
+    def __init__(self, folder: Path, name: str, schema: pa.Schema, count: int, buffered: int = 1 << 16) -> None:
         self.folder, self.name, self.schema, self.count = folder, name, schema, count
         self._limit, self._pending, self._rows = buffered, list[tuple[pa.RecordBatch, np.ndarray]](), 0
         self._writers: dict[int, pa.RecordBatchStreamWriter] = {}
@@ -51,7 +51,7 @@ class Buckets:
         rows = pa.Table.from_batches([r for r, _ in self._pending]).combine_chunks()
         bucket = np.concatenate([b for _, b in self._pending])
         self._pending, self._rows = [], 0
-        order = np.argsort(bucket, kind="stable")
+        order = np.argsort(bucket.astype(np.uint16), kind="stable")  # 16 bits: a radix sort
         edges = np.searchsorted(bucket[order], np.arange(self.count + 1))
         rows = rows.take(pa.array(order))
         try:
