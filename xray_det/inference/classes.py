@@ -1,8 +1,13 @@
 """Which class of a dataset a detector's class is: a detector trained on several datasets has classes of all of them."""
 
+import json
+
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from xray_det.data.schema import DETECTIONS
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
 from xray_det.labels.unify import unify
@@ -42,3 +47,22 @@ def dataset_rows(detector: LabelSpace, dataset: LabelSpace, name: str) -> npt.ND
             "Give a dataset of the detector's classes",
         )
     return rows
+
+
+def relabelled(table: pa.Table, rows: npt.NDArray[np.int32], dataset: LabelSpace) -> pa.Table:
+    """Detections under a dataset's classes; those of classes it does not have are left out.
+
+    Args:
+        table: schema.DETECTIONS.
+        rows: of ``dataset_rows``.
+    """
+    counts = np.asarray(pc.list_value_length(table["scores"]), np.int64)
+    image = np.repeat(np.arange(table.num_rows), counts)
+    labels = rows[pc.list_flatten(table["labels"]).to_numpy()]
+    kept = np.flatnonzero(labels >= 0)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(image[kept], minlength=table.num_rows))]).astype(np.int32)
+    columns = {name: pc.list_flatten(table[name]).combine_chunks().take(pa.array(kept)) for name in ("boxes", "scores")}
+    columns["labels"] = pa.array(labels[kept])
+    lists = {name: pa.ListArray.from_arrays(pa.array(offsets), values) for name, values in columns.items()}
+    schema = DETECTIONS.with_metadata({"classes": json.dumps(dataset.to_json())})
+    return pa.table({"image_id": table["image_id"], "dataset": table["dataset"], **lists}).cast(schema)

@@ -52,17 +52,24 @@ class Predicting:
             predicts in the same tasks, one core each; ``auto`` takes GPUs where the cluster has any.
         precision: ``bfloat16`` is autocast.
         part_images: images a file, and a task.
+        where: ``here`` predicts in this process, without Ray; ``auto`` does so for a few images unless Ray is up.
+        cpus: what a task asks of Ray. Beside a training that holds the cluster's CPUs give what it leaves, or less:
+            tasks that find none wait until it ends.
     """
 
     batch: int = 8
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     part_images: int = 256
+    where: Literal["auto", "here", "ray"] = "auto"
+    cpus: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("batch", "part_images"):
             if getattr(self, name) < 1:
                 raise InputError(name, f"{getattr(self, name)} images", "Give at least 1")
+        if self.cpus <= 0:
+            raise InputError("cpus", f"{self.cpus} CPUs a task", "Give a number above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,22 +170,27 @@ def _stream(
     parts: list[int],
 ) -> Iterator[tuple[int, np.ndarray, pa.Table]]:
     """(part, rows of it, their detections) batch by batch, in any order."""
-    import ray.data
-
+    if not parts:
+        return
     decode = partial(_decode, path=annotations.path, augmentation=augmentation, settings=settings)
     options: dict[str, Any] = {"weights": weights, "precision": settings.precision, "names": names}
-    few = len(parts) * settings.part_images <= _HERE_IMAGES and settings.device != "cuda"
-    if not parts or (few and not ray.is_initialized()):
+    if _here(settings, len(parts)):
+        device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         for part in parts:
             for block in decode(pa.table({"part": [part]})):
-                yield from _found(_forward(block, device="cpu", **options))
+                yield from _found(_forward(block, device=device, **options))
         return
-    ray.init(ignore_reinit_error=True)
+    import ray.data
+
+    if not ray.is_initialized():
+        ray.init()
     gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.device != "cpu" else 0
     if settings.device == "cuda" and not gpus:
         raise InputError("device", "the cluster has no GPU", "Use --device cpu")
     blocks = [pa.table({"part": [part]}) for part in parts]
-    dataset = ray.data.from_arrow(blocks).map_batches(decode, batch_size=None, batch_format="pyarrow")
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        decode, batch_size=None, batch_format="pyarrow", num_cpus=settings.cpus
+    )
     # A GPU keeps its detector in an actor. On CPUs a task keeps it in its process, which later tasks find there:
     # starting actors takes longer than loading it.
     if gpus:
@@ -192,9 +204,18 @@ def _stream(
         )
     else:
         forward = partial(_forward, device="cpu", **options)
-        dataset = dataset.map_batches(forward, batch_size=None, batch_format="pyarrow")
+        dataset = dataset.map_batches(forward, batch_size=None, batch_format="pyarrow", num_cpus=settings.cpus)
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from _found(block)
+
+
+def _here(settings: Predicting, parts: int) -> bool:
+    """Whether to predict in this process."""
+    if settings.where != "auto" or parts * settings.part_images > _HERE_IMAGES:
+        return settings.where == "here"
+    import ray
+
+    return not ray.is_initialized()
 
 
 def _found(block: pa.Table) -> Iterator[tuple[int, np.ndarray, pa.Table]]:
