@@ -47,7 +47,7 @@ def long_tail(counts: Mapping[str, NDArray[np.integer]], names: Mapping[str, Seq
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:.0e}"[0] in "25" else "")
     axes.margins(y=0.15)
-    longest = max(1, *(np.count_nonzero(count) for count in counts.values()))
+    longest = max([1, *(int(np.count_nonzero(count)) for count in counts.values())])
     axes.set_xlim(0.5, longest + 0.5 + (0.1 * longest if len(counts) == 1 else 0))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left" if len(counts) == 1 else "upper right", fontsize=8)
