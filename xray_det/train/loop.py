@@ -7,6 +7,7 @@ equal world size the weights are the same to the last bit however often the run 
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -206,12 +207,14 @@ class _Run:
         names = [name for (name, _), count in zip(learning, unused.tolist(), strict=True) if count]
         if names and context.rank == 0:
             logger.warning("these parameters take no part in the loss and learn nothing: %s", ", ".join(names))
-        wrapped: nn.Module = DistributedDataParallel(
-            self.detector,
-            device_ids=[context.device] if context.device.type == "cuda" else None,
-            broadcast_buffers=False,  # statistics are frozen or synchronised
-            find_unused_parameters=bool(names),
-        )
+        with warnings.catch_warnings():  # torch 2.15 has another name for broadcast_buffers, which 2.9 does not know
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped: nn.Module = DistributedDataParallel(
+                self.detector,
+                device_ids=[context.device] if context.device.type == "cuda" else None,
+                broadcast_buffers=False,  # statistics are frozen or synchronised
+                find_unused_parameters=bool(names),
+            )
         return wrapped
 
 

@@ -1,0 +1,65 @@
+"""Being connected to a Ray cluster: the caller's, the one a job was submitted to, or a new one on this machine."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+#: Read by Ray Train's controller and Ray Data in every process they start; the user's own settings win.
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def connect(**options: Any) -> None:
+    """Connect this process, unless it is connected.
+
+    Args:
+        options: for ``ray.init`` where a cluster is started on this machine (``num_cpus``, ``include_dashboard``, ...).
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        return
+    options = {"logging_level": logging.ERROR, **options}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=options["logging_level"])
+    else:
+        # a machine of one's own announces no preemption: one process less to start
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        start(**options)
+
+
+def start(**options: Any) -> None:
+    """Start a cluster on this machine whose processes know its address.
+
+    ``ray.init`` leaves them without. Ray Train's placement group cleaner then looks for a cluster on the machine, and
+    where there is another one it asks that one for the training's controller, does not find it, takes it for dead
+    and removes the training's workers (Ray 2.60).
+    """
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    with _environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}"):
+        ray.init(address="local", **options)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

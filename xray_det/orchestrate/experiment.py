@@ -1,0 +1,263 @@
+"""An experiment: datasets x model x phases, with all that its numbers depend on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from xray_det import config, storage
+from xray_det.data.annotations import Selection
+from xray_det.data.augmentation import Augmentation
+from xray_det.data.loader import Loader
+from xray_det.data.manifest import Manifest
+from xray_det.errors import InputError
+from xray_det.labels.supervision import Supervision
+from xray_det.labels.unify import Unified, unify, unify_hierarchies
+from xray_det.models import Model
+from xray_det.models.retinanet import RetinaNet
+from xray_det.train.loop import Recipe
+from xray_det.train.phase import ClassRows, Phase
+from xray_det.train.step import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which images, and what their classes mean together.
+
+    Args:
+        train: ingested datasets to train on, in the order of ``Phase.ratio``; their classes are what is learned.
+        val: ingested datasets to measure on.
+        merge: classes of one name in several datasets are one class; False keeps a class a dataset.
+        positives_teach_all: a box is a negative for the classes of the other datasets too (labels/supervision.py).
+    """
+
+    train: tuple[Selection, ...]
+    val: tuple[Selection, ...] = ()
+    merge: bool = True
+    positives_teach_all: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise InputError("data.train", "names no dataset", "Give the folder of an ingested dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All that decides the outcome of a training.
+
+    Args:
+        name: of the run; its folder is OUT/NAME.
+        seed: of the weights' start, the plans, and every random change.
+        batch: images of a global batch, all workers together.
+        workers: training processes; their number must divide ``batch``.
+        device: cpu, cuda, or auto: cuda when the cluster has a GPU for each worker.
+        threads: torch's threads in a worker on CPU. More than one beside another busy process is many times slower.
+        checkpoint_every: global batches between checkpoints; None for about a minute of work.
+        precision: bf16 runs the network under autocast, losses stay float32.
+        ema: decay of an averaged copy of the weights, which is then the result; None for none.
+        log_every: steps between points of the training curves.
+        start_from: weights folder of another detector; parameters are taken by name, classifier rows by class name.
+        out: folder or URI of the runs; empty: ``runs`` in the project's home (storage.home).
+
+    Raises:
+        InputError: values that cannot be, each named.
+    """
+
+    name: str
+    data: Data
+    model: Model = field(default_factory=RetinaNet)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    phases: tuple[Phase, ...] = (Phase(),)
+    seed: int = 0
+    batch: int = 16
+    workers: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 1
+    checkpoint_every: int | None = None
+    precision: Precision = "fp32"
+    ema: float | None = None
+    log_every: int = 20
+    start_from: str | None = None
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise InputError(
+                "name", f"{self.name!r} is no folder name", "Give a name without / that starts with no dot"
+            )
+        if not self.phases:
+            raise InputError("phases", "there are none", "Give at least one")
+        for name in ("batch", "workers", "threads", "log_every"):
+            _at_least_one(name, getattr(self, name))
+        if self.checkpoint_every is not None:
+            _at_least_one("checkpoint_every", self.checkpoint_every)
+        if self.batch % self.workers:
+            sizes = [str(n) for n in range(1, self.batch + 1) if self.batch % n == 0]
+            raise InputError(
+                "workers",
+                f"{self.workers} workers cannot share a global batch of {self.batch} images alike",
+                f"Use {', '.join(sizes)} workers, or another batch",
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise InputError("ema", f"{self.ema} is no decay", "Give a number between 0 and 1, such as 0.999, or none")
+        if self.seed < 0:
+            raise InputError("seed", f"{self.seed} is negative", "Give 0 or more")
+        for number, phase in enumerate(self.phases):
+            self._check(number, phase)
+
+    def _check(self, number: int, phase: Phase) -> None:
+        where = f"phases.{number}"
+        if phase.ratio is not None and len(phase.ratio) != len(self.data.train):
+            raise InputError(
+                f"{where}.ratio",
+                f"{len(phase.ratio)} shares for {len(self.data.train)} training datasets",
+                "Give one a dataset",
+            )
+        if phase.keep_optimizer:
+            if number == 0:
+                raise InputError(f"{where}.keep_optimizer", "there is no phase before", "Set it in a later phase")
+            before, now = type(self.phases[number - 1].optimizer), type(phase.optimizer)
+            if before is not now:
+                problem = f"{now.__name__} cannot go on from the state of {before.__name__}"
+                raise InputError(f"{where}.keep_optimizer", problem, "Use one optimizer in both phases")
+
+    @property
+    def folder(self) -> str:
+        """URI of the run's folder."""
+        return storage.join(self.out or str(storage.home() / "runs"), self.name)
+
+    def absolute(self) -> "Experiment":
+        """The same with every local path absolute: workers run in other working directories."""
+        data = replace(self.data, train=_absolute(self.data.train), val=_absolute(self.data.val))
+        start = None if self.start_from is None else _address(self.start_from)
+        return replace(self, data=data, start_from=start, out=_address(self.out) if self.out else "")
+
+    def recipe(self, fingerprint: str, classes: tuple[str, ...]) -> Recipe:
+        """What the training loop is told of it."""
+        return Recipe(
+            phases=self.phases,
+            seed=self.seed,
+            checkpoint_every=self.checkpoint_every,
+            precision=self.precision,
+            ema=self.ema,
+            log_every=self.log_every,
+            classes=classes,
+            fingerprint=fingerprint,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """An experiment with its datasets read in: classes, supervision, loader. Cheap: manifests alone are read.
+
+    Attributes:
+        train, val: manifests, one a selection.
+        unified: the classes that are learned, and the map of each training dataset, by its name.
+    """
+
+    experiment: Experiment
+    train: tuple[Manifest, ...]
+    val: tuple[Manifest, ...]
+    unified: Unified
+
+    @cached_property
+    def supervision(self) -> Supervision:
+        spaces = {manifest.name: manifest.space for manifest in self.train}
+        hierarchies = {manifest.name: manifest.hierarchy for manifest in self.train}
+        labelled = np.zeros((len(self.train), len(self.unified.space)), bool)
+        for row, manifest in enumerate(self.train):
+            if manifest.exhaustive:
+                labelled[row, self.unified.maps[manifest.name]] = True
+        return Supervision(
+            labelled=labelled,
+            ancestors=unify_hierarchies(self.unified, hierarchies, spaces),
+            positives_teach_all=self.experiment.data.positives_teach_all,
+        )
+
+    @cached_property
+    def loader(self) -> Loader:
+        return Loader(
+            selections=self.experiment.data.train,
+            maps=tuple(self.unified.maps[manifest.name] for manifest in self.train),
+            supervision=self.supervision,
+            augmentation=self.experiment.augmentation,
+            batch=self.experiment.batch,
+            seed=self.experiment.seed,
+        )
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What the run depends on, as JSON: the resolved experiment and the fingerprint of each dataset's content.
+
+        Where the run's folder lies is not part of it, so that a folder can be moved; nor is the device, which is
+        resolved where the run happens.
+        """
+        tree = config.to_dict(self.experiment)
+        for name in ("out", "device"):
+            tree.pop(name)
+        return {"experiment": tree, "datasets": {m.name: m.fingerprint for m in (*self.train, *self.val)}}
+
+    @property
+    def preprocessor(self) -> Mapping[str, Any]:
+        """How images are resized for the detector, in the words of the ``transformers`` library."""
+        sizes = self.experiment.augmentation
+        return {
+            "do_resize": True,
+            "size": {"shortest_edge": max(sizes.short_side), "longest_edge": sizes.max_side},
+            "pad_size_divisor": sizes.multiple,
+        }
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Read the manifests of an experiment's datasets and unite their classes.
+
+    Raises:
+        InputError: a folder without a dataset, a split that a dataset has not, two datasets of one name, classes that
+            conflict, a phase that trains a class which does not exist.
+    """
+    train = tuple(_manifest(selection) for selection in experiment.data.train)
+    val = tuple(_manifest(selection) for selection in experiment.data.val)
+    known: dict[str, Manifest] = {}
+    for manifest in (*train, *val):
+        other = known.setdefault(manifest.name, manifest)
+        if other.fingerprint != manifest.fingerprint:
+            raise InputError(
+                "data",
+                f"{other.folder} and {manifest.folder} are different datasets of one name, {manifest.name}",
+                "Ingest one of them under another name",
+            )
+    unified = unify({manifest.name: manifest.space for manifest in train}, merge=experiment.data.merge)
+    for number, phase in enumerate(experiment.phases):
+        if isinstance(phase.trainable, ClassRows):
+            strange = [name for name in phase.trainable.names if name not in unified.space.row_of_name]
+            if strange:
+                names = ", ".join(unified.space.names[:5])
+                raise InputError(
+                    f"phases.{number}.trainable", f"no class is called {strange[0]!r}", f"Give names such as {names}"
+                )
+    return Prepared(experiment=experiment, train=train, val=val, unified=unified)
+
+
+def _manifest(selection: Selection) -> Manifest:
+    manifest = Manifest.load(selection.folder)
+    if selection.split is not None and not manifest.splits.get(selection.split):
+        splits = ", ".join(repr(name) for name in manifest.splits)
+        raise InputError(
+            selection.folder, f"has no images in a split {selection.split!r}", f"Give one of {splits}, or none for all"
+        )
+    return manifest
+
+
+def _absolute(selections: tuple[Selection, ...]) -> tuple[Selection, ...]:
+    return tuple(replace(selection, folder=_address(selection.folder)) for selection in selections)
+
+
+def _address(uri: str) -> str:
+    return uri if "://" in uri else storage.locate(uri)[1]
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise InputError(name, f"{value} is less than one", "Give at least 1")
