@@ -9,6 +9,10 @@ from xray_det.errors import InputError
 class Miniature:
     """Parameters of the two rendered releases; equal parameters give equal bytes.
 
+    The defaults are hard enough for a tail to stay behind and easy enough to be learnt in minutes: a small classifier
+    of the cut-out objects reaches 0.85 / 0.50 / 0.26 accuracy in head / middle / tail after 3 natural epochs,
+    0.91 / 0.86 / 0.76 after 6, and 0.92 / 0.87 / 0.83 after 3 epochs that draw objects with soft-balance 0.7.
+
     Args:
         classes: glyph classes over both releases; the parents (Letter, Vowel) come on top.
         zipf: the k-th class has a share of the training objects in proportion to 1 / k^zipf.
@@ -31,7 +35,7 @@ class Miniature:
     """
 
     classes: int = 40
-    zipf: float = 1.2
+    zipf: float = 1.3
     zipf_validation: float = 0.3
     least: int = 5
     images: int = 1500
@@ -40,9 +44,9 @@ class Miniature:
     size: int = 160
     narrowest: float = 0.75
     object_size: tuple[float, float] = (0.2, 0.45)
-    rotation_degrees: float = 15.0
-    stretch: float = 0.15
-    fonts: int = 4
+    rotation_degrees: float = 20.0
+    stretch: float = 0.2
+    fonts: int = 5
     styles: int = 3
     exclusive: float = 0.4
     look_alikes: int = 2
