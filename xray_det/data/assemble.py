@@ -19,12 +19,9 @@ from xray_det.data.augmentation import Augmentation
 from xray_det.data.images import BadImage
 from xray_det.data.randomness import Key
 from xray_det.data.transforms import distortions, draw
+from xray_det.data.wire import Arrays
 from xray_det.errors import InputError
 from xray_det.labels.supervision import Supervision
-
-#: name -> array. images uint8 [B, H, W, 3] and, as in data/batch.py: sizes, scales, original_sizes, positions, boxes,
-#: box_image, classes, classes_known, region, absence_known.
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +51,8 @@ class Recipe:
             part: which of the rows this rank takes.
 
         Returns:
-            arrays, and the image ids of the part.
+            arrays (images uint8 [B, H, W, 3] and, as in data/batch.py, sizes, scales, original_sizes, positions, boxes,
+            box_image, classes, classes_known, region, absence_known), and the image ids of the part.
 
         Raises:
             InputError: an image cannot be read or is not what was ingested.

@@ -213,8 +213,7 @@ def _by_ray(
         num_cpus=1 if executor.cpus is None else min(1, executor.cpus),
     )
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=executor.prefetch):
-        for row in range(block.num_rows):
-            number, arrays, image_ids = wire.from_row(block, row)
+        for number, arrays, image_ids in wire.from_rows(block):
             yield number, Batch.from_arrays(arrays, image_ids, pin=pin)
 
 

@@ -5,16 +5,20 @@ travels as a row too: raised in a task it would arrive wrapped in another except
 """
 
 import json
+from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from xray_det.errors import InputError
 
+Arrays: TypeAlias = dict[str, np.ndarray]
+
 _HEADER = "header"
 
 
-def to_row(number: int, arrays: dict[str, np.ndarray], image_ids: list[str]) -> pa.Table:
+def to_row(number: int, arrays: Arrays, image_ids: list[str]) -> pa.Table:
     """One row: a JSON header with shapes and types, and a binary column an array."""
     header = {
         "batch": number,
@@ -30,21 +34,37 @@ def to_failure(error: InputError) -> pa.Table:
     return pa.table({_HEADER: pa.array([json.dumps({"error": [error.where, error.problem, error.remedy]})])})
 
 
-def from_row(table: pa.Table, row: int) -> tuple[int, dict[str, np.ndarray], list[str]]:
-    """Number of the batch, its arrays (in the table's memory, which they keep alive), its image ids.
+def from_rows(table: pa.Table) -> Iterator[tuple[int, Arrays, list[str]]]:
+    """Of each row the number of its batch, the arrays (in the table's memory, which they keep alive), the image ids.
 
     The arrays can be written to: a row is read once, by the one rank whose batch it is.
 
     Raises:
-        InputError: the row is a failure.
+        InputError: a row is a failure.
     """
-    header = json.loads(table.column(_HEADER)[row].as_py())
-    if "error" in header:
-        raise InputError(*header["error"])
-    arrays = {}
-    for name, (kind, shape) in header["arrays"].items():
-        arrays[name] = np.asarray(_View(table.column(name)[row].as_buffer(), kind, shape))
-    return header["batch"], arrays, header["image_ids"]
+    for batch in table.to_batches():
+        columns = {name: _Values(batch.column(name)) for name in batch.schema.names if name != _HEADER}
+        for row, text in enumerate(batch.column(_HEADER)):
+            header = json.loads(text.as_py())
+            if "error" in header:
+                raise InputError(*header["error"])
+            arrays = {
+                name: np.asarray(_View(columns[name][row], kind, shape))
+                for name, (kind, shape) in header["arrays"].items()
+            }
+            yield header["batch"], arrays, header["image_ids"]
+
+
+class _Values:
+    """The values of a large_binary array as buffers, sliced where they lie (a scalar of Arrow's is a copy)."""
+
+    def __init__(self, column: pa.Array) -> None:
+        _, offsets, self.data = column.buffers()
+        self.offsets = np.frombuffer(offsets, np.int64)[column.offset :]
+
+    def __getitem__(self, row: int) -> pa.Buffer:
+        start, stop = self.offsets[row : row + 2].tolist()
+        return self.data.slice(start, stop - start)
 
 
 class _View:
