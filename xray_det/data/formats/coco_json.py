@@ -24,7 +24,8 @@ class Category(msgspec.Struct, gc=False):
 
 class Image(msgspec.Struct, gc=False):
     id: int | str
-    file_name: str
+    file_name: str = ""
+    im_name: str = ""  # what CityPersons calls it
     width: Number = None
     height: Number = None
 
@@ -88,7 +89,7 @@ def image_rows(images: Sequence[Image], file: int, first: int) -> pa.RecordBatch
             pa.array(keys_of([image.id for image in images])),
             *_place(len(images), file, first),
             pa.array([str(image.id) for image in images], pa.string()),
-            pa.array([image.file_name for image in images], pa.string()),
+            pa.array([image.file_name or image.im_name for image in images], pa.string()),
             _pixels([image.width for image in images]),
             _pixels([image.height for image in images]),
         ],
@@ -118,7 +119,8 @@ def annotation_rows(
 
 def _flags(annotations: Sequence[Annotation]) -> np.ndarray:
     flags = np.zeros(len(annotations), np.uint16)
-    if not any([a.iscrowd or a.ignore or a.isfake for a in annotations]):  # most windows
+    marked = [a.iscrowd or a.ignore or a.isfake for a in annotations]
+    if not any(marked):  # most windows
         return flags
     for flag, switches in (
         (BoxFlag.CROWD, [a.iscrowd for a in annotations]),

@@ -146,6 +146,8 @@ class _Reader:
             if key not in types:
                 self.skip_value()
                 continue
+            if not self.peek():
+                raise self.fail("the JSON is cut off")
             if self.peek() != b"[":
                 raise InputError(f"{self.path}: {key}", "it is no array", "Write it as the format says")
             self.at += 1
@@ -199,7 +201,7 @@ class _Reader:
         if exact is None:
             return None
         items, bad = self._decode(exact, where, number, decoder, kind)
-        if items is None:
+        if not items:  # an empty list: nothing follows the last comma
             raise self.fail(f"not JSON, after element {number} of {where.rpartition(': ')[2]!r}", bad)
         self.at = exact
         return items
