@@ -116,7 +116,7 @@ def _known(
 
 
 _REMEDY = {
-    "images": "Give the truth of the same images; ids are compared as text, then as file names",
+    "images": "Use the truth's image ids or file names, or keep the file's own 'images' table beside its 'annotations'",
     "classes": "Use the truth's class ids or names, or keep the file's own 'categories' table beside its 'annotations'",
 }
 
