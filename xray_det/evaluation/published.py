@@ -97,7 +97,7 @@ def add_hierarchy(truth: Truth, hierarchy: Hierarchy) -> tuple[Truth, np.ndarray
         InputError: the hierarchy names no class of the truth.
     """
     named = {i for edge in hierarchy.parents for i in edge}
-    if not named & set(truth.space.row_of_id):
+    if named and not named & set(truth.space.row_of_id):
         raise InputError(
             "--hierarchy", f"it names no class of {truth.space.name}", "Give the hierarchy of the same release"
         )
