@@ -56,7 +56,7 @@ class Backbone:
 
     def without_weights(self) -> "Backbone":
         """The same network, to be filled from elsewhere."""
-        return _replace(self, norm=self.resolved_norm(), weights="none")
+        return self if self.weights == "none" else _replace(self, norm=self.resolved_norm(), weights="none")
 
 
 class Pyramid(nn.Module):

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xray_det.errors import InputError
@@ -72,14 +71,20 @@ class FrozenNorm(nn.Module):
 
 
 class _FoldedConv(nn.Conv2d):
-    """A convolution followed by a ``FrozenNorm``, done as one convolution; its parameter stays the plain weight."""
+    """A convolution that applies the ``FrozenNorm`` after it; its parameter stays the plain weight."""
 
     _norm: tuple[FrozenNorm]  # in a tuple: the norm is registered where torchvision's names expect it, not here
 
     def forward(self, input: Tensor) -> Tensor:
-        scale, shift = self._norm[0].scale_shift()
-        weight = self.weight * scale[:, None, None, None]
-        return F.conv2d(input, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+        scale, shift = (each[:, None, None, None] for each in self._norm[0].scale_shift())
+        height, width = (side // stride for side, stride in zip(input.shape[2:], self.stride, strict=True))
+        if self.weight.numel() <= input.shape[0] * self.out_channels * height * width:
+            folded: Tensor = self._conv_forward(input, self.weight * scale, shift.flatten())
+            return folded
+        # Late layers have more weights than outputs, and then one pass over the outputs is the cheaper one.
+        output: Tensor = self._conv_forward(input, self.weight, None)
+        scale, shift = (each.transpose(0, 1).to(output.dtype) for each in (scale, shift))
+        return torch.addcmul(shift, output, scale)
 
 
 def fold_frozen(module: nn.Module) -> None:
