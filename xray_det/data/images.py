@@ -205,7 +205,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImage(Defect.IMAGE_BOMB, str(error)) from error
     except Exception as error:  # PIL's readers raise what they please on bytes that are no image
         detail = "the file is empty" if not data else str(error) or type(error).__name__
-        raise BadImage(Defect.UNREADABLE_IMAGE, detail.split(" <_io")[0]) from error
+        raise BadImage(_reason(error), detail.split(" <_io")[0]) from error
     if image.width * image.height > max_pixels:
         raise BadImage(Defect.IMAGE_BOMB, f"{image.width} x {image.height} pixels, the limit is {max_pixels}")
     return image
@@ -250,10 +250,14 @@ def _load(image: Image.Image) -> Image.Image:
             warnings.simplefilter("ignore")
             image.load()
     except Exception as error:  # as in _open
-        text = str(error) or type(error).__name__
-        truncated = "truncated" in text.lower() or isinstance(error, EOFError)
-        raise BadImage(Defect.TRUNCATED_IMAGE if truncated else Defect.UNREADABLE_IMAGE, text) from error
+        raise BadImage(_reason(error), str(error) or type(error).__name__) from error
     return image
+
+
+def _reason(error: Exception) -> Defect:
+    """PIL says in words alone that a file ends too early."""
+    truncated = "truncated" in str(error).lower() or isinstance(error, EOFError)
+    return Defect.TRUNCATED_IMAGE if truncated else Defect.UNREADABLE_IMAGE
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

@@ -1,0 +1,192 @@
+"""Encoded images: upright once, RGB, guarded; PIL is the oracle for pixels, paint for boxes."""
+
+import io
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from xray_det.data.defect import Defect
+from xray_det.data.images import BadImage, boxes_upright, decode, inspect, upright, verify
+
+
+def picture(width: int = 40, height: int = 24) -> Image.Image:
+    """Smooth, and different in every corner."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, (x + y) / 2], axis=2).astype(np.uint8))
+
+
+def encoded(image: Image.Image, format: str = "JPEG", orientation: int | None = None, **options: object) -> bytes:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    sink = io.BytesIO()
+    image.save(sink, format, exif=exif, **({"quality": 95} if format == "JPEG" else {}), **options)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_orientation_is_applied_once_as_pil_applies_it(orientation: int, format: str) -> None:
+    data = encoded(picture(), format, orientation)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+    facts = inspect(data)
+    assert (facts.height, facts.width) == expected.shape[:2]
+    assert facts.orientation == facts.published_orientation == orientation
+    assert facts.stored_size == (40, 24)
+    pixels = decode(data)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert np.abs(pixels - expected).max() <= 2  # two versions of libjpeg
+    assert verify(data) == facts
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_with_their_image(orientation: int) -> None:
+    box = np.array([5, 2, 12, 20])
+    stored = np.zeros((24, 40, 3), np.uint8)
+    stored[box[1] : box[3], box[0] : box[2]] = 1
+    turned = upright(stored, orientation)
+    ((x1, y1, x2, y2),) = boxes_upright(box[None].astype(float), orientation, (40, 24))
+    expected = np.zeros_like(turned)
+    expected[int(y1) : int(y2), int(x1) : int(x2)] = 1
+    np.testing.assert_array_equal(turned, expected)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65537])
+def test_an_orientation_that_does_not_exist_is_none(orientation: int) -> None:
+    tag = struct.pack("<HHIHH", 0x0112, 3, 1, orientation & 0xFFFF, 0)
+    if orientation > 0xFFFF:
+        tag = struct.pack("<HHII", 0x0112, 4, 1, orientation)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + b"\0\0\0\0"
+    sink = io.BytesIO()
+    picture().save(sink, "JPEG", exif=exif)
+    facts = inspect(sink.getvalue())
+    assert (facts.width, facts.height, facts.orientation) == (40, 24, 1)
+    assert facts.published_orientation == orientation
+    assert decode(sink.getvalue()).shape == (24, 40, 3)
+
+
+def test_broken_exif_is_none() -> None:
+    sink = io.BytesIO()
+    picture().save(sink, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\0\0")
+    assert inspect(sink.getvalue()).orientation == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    format = {"CMYK": "JPEG"}.get(mode, "PNG")
+    image = picture().convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    data = encoded(image, format)
+    facts = inspect(data)
+    assert facts.grey == (mode in ("L", "1", "LA", "I;16"))
+    expected = np.asarray((picture().convert("L") if mode == "I;16" else image).convert("RGB")).astype(int)
+    assert np.abs(decode(data) - expected).max() <= (4 if format == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_every_format_opens(format: str) -> None:
+    facts = verify(encoded(picture(), format))
+    assert (facts.width, facts.height, facts.format) == (40, 24, format)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [
+        ((1600, 1200), None, (1600, 1200)),
+        ((1600, 1200), 600, (800, 600)),
+        ((1600, 1200), 601, (1600, 1200)),
+        ((1600, 1200), 300, (400, 300)),
+        ((1200, 1600), 150, (150, 200)),
+        ((1600, 1200), 1, (200, 150)),
+        ((1601, 1203), 301, (401, 301)),
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_reduced_decoding_keeps_the_shorter_side(
+    size: tuple[int, int], side: int | None, expected: tuple[int, int], orientation: int
+) -> None:
+    pixels = decode(encoded(picture(*size), "JPEG", orientation), min_short_side=side)
+    width, height = expected if orientation == 1 else expected[::-1]
+    assert pixels.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize(
+    ("format", "missing"), [("JPEG", 1), ("JPEG", 2), ("JPEG", 20), ("JPEG", 1000), ("PNG", 200), ("PNG", 5000)]
+)
+def test_a_file_that_ends_too_early_is_refused(format: str, missing: int) -> None:
+    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), format)
+    for read in (verify, decode):
+        with pytest.raises(BadImage) as caught:
+            read(data[:-missing])
+        assert caught.value.reason == Defect.TRUNCATED_IMAGE
+
+
+def test_the_real_truncated_file(shared_data: Path) -> None:
+    data = (shared_data / "real_defects/kangaroo/00090.jpg").read_bytes()
+    assert inspect(data).width > 0  # the header alone says nothing of it
+    with pytest.raises(BadImage, match="truncated_image"):
+        verify(data)
+
+
+def test_a_damaged_scan_is_refused_and_harmless_bytes_are_not() -> None:
+    data = bytearray(encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))))
+    harmless = bytes(data[:-2]) + b"\0\0\0\0" + bytes(data[-2:])  # between the scan and the end marker
+    assert verify(harmless).width == 64
+    assert decode(harmless).shape == (64, 64, 3)
+    data[len(data) // 2 : len(data) // 2 + 2] = b"\xff\xd9"  # an end marker in the middle
+    with pytest.raises(BadImage):
+        verify(bytes(data))
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\xff\xd8\xff", b"<svg/>", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    for read in (inspect, verify, decode):
+        with pytest.raises(BadImage) as caught:
+            read(data)
+        assert caught.value.reason == Defect.UNREADABLE_IMAGE
+    if not data:
+        assert "empty" in caught.value.detail
+
+
+def bomb_png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def bomb_jpeg(width: int, height: int) -> bytes:
+    data = bytearray(encoded(picture()))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("data", [bomb_png(50_000, 50_000), bomb_jpeg(50_000, 50_000), bomb_jpeg(14_000, 14_000)])
+def test_bombs_are_refused_by_their_header(data: bytes) -> None:
+    for read in (inspect, verify, decode):
+        with pytest.raises(BadImage) as caught:
+            read(data)
+        assert caught.value.reason == Defect.IMAGE_BOMB
+
+
+def test_the_limit_is_an_argument() -> None:
+    data = encoded(picture())
+    assert inspect(data, max_pixels=40 * 24).width == 40
+    for read in (inspect, verify, decode):
+        with pytest.raises(BadImage, match="40 x 24 pixels, the limit is 959"):
+            read(data, max_pixels=40 * 24 - 1)
+
+
+def test_reasons_travel_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(BadImage(Defect.IMAGE_BOMB, "too large")))
+    assert (error.reason, error.detail, str(error)) == (Defect.IMAGE_BOMB, "too large", "image_bomb: too large")
