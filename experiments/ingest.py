@@ -67,14 +67,11 @@ def main(args: Args) -> None:
     """Ingest, print the report, write the JSON."""
     from rich.console import Console
 
-    from xray_det.data.formats.source import open_source
-    from xray_det.data.ingest import ingest
+    from xray_det.data.ingest import How, ingest_published
     from xray_det.data.report import repair_report
     from xray_det.storage import write_bytes
 
-    manifest = ingest(
-        open_source(args.source, args.format),
-        args.out,
+    how = How(
         name=args.name,
         strict=args.strict,
         pack=args.pack,
@@ -82,6 +79,7 @@ def main(args: Args) -> None:
         phash=args.phash,
         max_quarantined=args.max_quarantined,
     )
+    manifest = ingest_published(args.source, args.out, how, format=args.format)
     Console(highlight=False).print(*repair_report(manifest), sep="\n")
     if args.json is not None:
         numbers = {

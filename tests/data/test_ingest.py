@@ -1,5 +1,6 @@
 """Ingest: the same folder whatever disturbs it, everything found is named, and what cannot be trusted is refused."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -7,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from made_source import IMAGES, MadeSource, jpeg
 
 from xray_det.data import ingest as ingest_module
-from xray_det.data.ingest import each, ingest
+from xray_det.data.ingest import How, each, ingest, ingest_published
 from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
 
@@ -116,11 +118,47 @@ def test_another_source_or_other_options_are_refused(source: MadeSource, tmp_pat
     ingest(source, out, **QUIET)
     with pytest.raises(InputError, match="pack was False and is True"):
         ingest(source, out, pack=True, **QUIET)
-    with pytest.raises(InputError, match="root was"):
+    with pytest.raises(InputError, match="paths was"):
         ingest(MadeSource(tmp_path / "other"), out, **QUIET)
-    (source.root / "notes.txt").write_text("annotations, corrected")
-    with pytest.raises(InputError, match=r"annotation files of .* have changed"):
+    os.utime(source.root / "notes.txt", (1, 1))
+    assert ingest(source, out, **QUIET).images == 21  # a new time, the same bytes
+    (source.root / "notes.txt").write_text("annotations!")
+    with pytest.raises(InputError, match=r"annotation files in .* have changed"):
         ingest(source, out, **QUIET)
+
+
+def test_a_published_path_is_not_opened_again(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its folder, or by one of its annotation files: then others beside it do not matter."""
+    for file in (shared_data / "coco_tiny").rglob("*.*"):  # not copytree: the shared data may be read-only
+        copy = tmp_path / "coco" / file.relative_to(shared_data / "coco_tiny")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    (validation,) = (tmp_path / "coco/annotations").glob("*val*")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    monkeypatch.chdir(tmp_path)
+    assert ingest_published([Path("coco")], str(whole), progress=False).images == 38
+    assert ingest_published([validation], str(part), How(name="val"), progress=False).images == 6
+    with monkeypatch.context() as patch:
+        patch.setattr("xray_det.data.formats.source.open_source", None)
+        assert ingest_published([tmp_path / "coco"], str(whole), format="coco", progress=False).images == 38
+        assert ingest_published([validation], str(part), How(name="val", max_quarantined=0), progress=False).images == 6
+    with pytest.raises(InputError, match="name was 'val'"):
+        ingest_published([validation], str(part), progress=False)
+    (other,) = set((tmp_path / "coco/annotations").iterdir()) - {validation}
+    other.write_text(other.read_text() + " ")
+    with pytest.raises(InputError, match="have changed"):
+        ingest_published([tmp_path / "coco"], str(whole), progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("xray_det.data.formats.source.open_source", None)
+        assert ingest_published([validation], str(part), How(name="val"), progress=False).images == 6
+
+
+@pytest.mark.parametrize("bad", [{"max_quarantined": 1.5}, {"max_quarantined": -0.1}, {"rows": 0}, {"pack_bytes": 0}])
+def test_impossible_options_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(bad))):
+        How(**bad)
 
 
 def test_strict_names_file_and_kind_and_publishes_nothing(source: MadeSource, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_source import MadeSource
 
+from xray_det.data import ingest as ingest_module
 from xray_det.data import pack
 from xray_det.data.ingest import ingest
 from xray_det.errors import InputError
@@ -59,7 +60,9 @@ def test_names_stay_inside_the_folder_they_are_unpacked_into() -> None:
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="no tar")
-def test_a_packed_dataset_needs_its_source_no_more(tmp_path: Path) -> None:
+def test_a_packed_dataset_needs_its_source_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_module, "_WORTH_RAY", 10**9)
+    monkeypatch.setattr(ingest_module, "_ray_is_up", lambda: False)
     source = MadeSource(tmp_path / "published", clean=True)
     manifest = ingest(source, str(tmp_path / "out"), pack=True, rows=100, pack_bytes=12_000, progress=False)
     shutil.rmtree(source.root)

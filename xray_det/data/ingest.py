@@ -16,30 +16,26 @@ finished when its last file is there: killed at any point and started again, ing
 ends with the same folder, whatever the parallelism.
 """
 
-import errno
-import hashlib
-import json
 import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pyarrow as pa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from xray_det import storage
-from xray_det.data import pack as packs
-from xray_det.data import publish, shards
-from xray_det.data.formats.layout import walk
+from xray_det.data import publish
+from xray_det.data.claim import claim, is_of
+from xray_det.data.formats.layout import given_paths
 from xray_det.data.manifest import Manifest
-from xray_det.data.parts import Workshop, digests_of, examine_part, spill
-from xray_det.data.schema import SCHEMA_VERSION
+from xray_det.data.packing import PACK_BYTES, pack_dataset
+from xray_det.data.parts import Workshop, examine_part, spill
+from xray_det.data.shards import storage_errors
 from xray_det.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,32 +45,13 @@ if TYPE_CHECKING:
 PART_ROWS: Final = 512
 #: Fewer jobs than this are done here and now, unless Ray is up: starting it takes longer.
 _WORTH_RAY: Final = 4
-_NOT_WRITTEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
-_ANNOTATIONS: Final = {
-    "coco": frozenset({".json"}),
-    "open_images": frozenset({".csv", ".json"}),
-    "voc": frozenset({".xml", ".txt"}),
-}
 
 
-def ingest(
-    source: "Source",
-    out: str,
-    *,
-    name: str | None = None,
-    strict: bool = False,
-    pack: bool = False,
-    phash: bool = False,
-    max_quarantined: float | None = None,
-    rows: int = PART_ROWS,
-    pack_bytes: int = packs.PACK_BYTES,
-    progress: bool = True,
-) -> Manifest:
-    """Ingest a published dataset into a folder; a finished one is returned at once, an unfinished one is gone on with.
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """The options of an ingest.
 
     Args:
-        source: the published dataset (formats.open_source).
-        out: the folder to make, a local path or URI.
         name: of the dataset; None: the source's.
         strict: any defect is an error, raised before the manifest is written.
         pack: copy the images into tars in the folder; without, they are read where they lie.
@@ -83,7 +60,61 @@ def ingest(
             case publish.TOLERATED_IMAGES.
         rows: images a part, and so a shard.
         pack_bytes: a tar is closed when it has reached this.
+    """
+
+    name: str | None = None
+    strict: bool = False
+    pack: bool = False
+    phash: bool = False
+    max_quarantined: float | None = None
+    rows: int = PART_ROWS
+    pack_bytes: int = PACK_BYTES
+
+    def __post_init__(self) -> None:
+        if self.max_quarantined is not None and not 0 <= self.max_quarantined <= 1:
+            raise InputError("max_quarantined", f"{self.max_quarantined} is no share", "Give 0 to 1")
+        for name in ("rows", "pack_bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(name, f"{getattr(self, name)} is not above 0", "Give 1 or more")
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The options that change what is written; the others may change between two runs on a folder."""
+        pack_bytes = self.pack_bytes if self.pack else None
+        return {"pack": self.pack, "phash": self.phash, "rows": self.rows, "pack_bytes": pack_bytes}
+
+
+def ingest_published(
+    paths: Sequence[Path], out: str, how: How | None = None, *, format: str = "auto", progress: bool = True
+) -> Manifest:
+    """Ingest the dataset published at some paths; a finished one is returned without a look into its source.
+
+    Args:
+        paths: the dataset's folder, or the annotation files of it that are meant.
+        out: the folder to make, a local path or URI.
+        how: options.
+        format: as for formats.open_source.
         progress: draw bars.
+
+    Raises:
+        InputError: as ``open_source`` and ``ingest``.
+    """
+    how, folder, paths = how or How(), _absolute(out), given_paths(paths)
+    if storage.exists(storage.join(folder, "manifest.json")) and is_of(paths, folder, format, how.name, how.written):
+        return _finished(folder, ", ".join(map(str, paths)), how)
+    from xray_det.data.formats.source import open_source
+
+    return _ingest(open_source(paths, format), paths, folder, how, progress)
+
+
+def ingest(source: "Source", out: str, *, progress: bool = True, **how: Any) -> Manifest:
+    """Ingest an opened source into a folder; a finished one is returned, an unfinished one is gone on with.
+
+    Args:
+        source: the published dataset (formats.open_source).
+        out: the folder to make, a local path or URI.
+        progress: draw bars.
+        how: fields of ``How``.
 
     Returns:
         The manifest. Its fingerprint does not depend on rows, pack, phash, name, paths or parallelism.
@@ -91,108 +122,73 @@ def ingest(
     Raises:
         InputError: the folder holds another dataset; the source is empty or too damaged; strict; storage is full.
     """
+    return _ingest(source, [source.root], _absolute(out), How(**how), progress)
+
+
+def _ingest(source: "Source", paths: Sequence[Path], folder: str, how: How, progress: bool) -> Manifest:
     shop = Workshop(
-        folder=out if "://" in out else storage.locate(out)[1],
-        dataset=name or source.name,
+        folder=folder,
+        dataset=how.name or source.name,
         root=str(source.root),
         image_root=str(source.image_root),
         normalized=source.normalized,
-        phash=phash,
-        pack=pack,
+        phash=how.phash,
+        pack=how.pack,
     )
-    with _storage_errors(shop.folder):
-        options = {"pack": pack, "phash": phash, "rows": rows, "pack_bytes": pack_bytes if pack else None}
-        _claim(source, shop, options)
-        if storage.exists(storage.join(shop.folder, "manifest.json")):
-            manifest = Manifest.load(shop.folder)
-            _tidy(shop)
-        else:
-            manifest = _ingest(source, shop, strict, max_quarantined, rows, pack_bytes, progress)
-        if strict:
-            publish.refuse_defects(shop.folder, shop.root, manifest)
-        return manifest
+    with storage_errors(folder):
+        claim(source, paths, folder, how.name, how.written)
+        if storage.exists(storage.join(folder, "manifest.json")):
+            return _finished(folder, shop.root, how)
+        with _bars(progress) as bars:
+            gathered, between = _work(source, shop, how, bars)
+        manifest = publish.assemble(source, shop, gathered, between)
+        if how.strict:
+            publish.refuse_defects(folder, shop.root, manifest)
+        manifest.save(folder)
+        return _finished(folder, shop.root, how)
 
 
-def _ingest(
-    source: "Source",
-    shop: Workshop,
-    strict: bool,
-    max_quarantined: float | None,
-    rows: int,
-    pack_bytes: int,
-    progress: bool,
-) -> Manifest:
-    with _bars(progress) as bars:
-        reading = bars.add_task(f"{shop.dataset}: reading annotations", total=None)
-        counts = spill(source, shop, rows, partial(bars.advance, reading))
-        bars.update(reading, total=sum(counts))
-        if not counts:
-            raise InputError(source.root, "the dataset holds no image", "Check the path and the format")
-        examining = bars.add_task(f"{shop.dataset}: examining images", total=sum(counts))
-        waiting = [part for part in range(len(counts)) if not shop.finished(part)]
-        bars.advance(examining, sum(counts) - sum(counts[part] for part in waiting))
-        for part in each(partial(_examine, shop), waiting):
-            bars.advance(examining, counts[part])
-
-        gathered = publish.gather(shop, len(counts))
-        between = publish.findings_between_images(shop, gathered)
-        publish.write_reports(shop, len(counts), between)
-        publish.refuse_too_many(shop, gathered, max_quarantined)
-        if shop.pack:
-            _pack(shop, gathered.starts, pack_bytes, bars)
-    manifest = publish.assemble(source, shop, gathered, between)
-    if strict:
-        publish.refuse_defects(shop.folder, shop.root, manifest)
-    manifest = manifest.save(shop.folder)
-    _tidy(shop)
+def _finished(folder: str, root: str, how: How) -> Manifest:
+    manifest = Manifest.load(folder)
+    fs, work = storage.locate(storage.join(folder, "work"))
+    if storage.exists(storage.join(folder, "work")):  # intermediate files: the manifest says that all is done
+        fs.delete_dir(work)
+    if how.strict:
+        publish.refuse_defects(folder, root, manifest)
     return manifest
 
 
-def _tidy(shop: Workshop) -> None:
-    """Drop the intermediate files: the manifest says that all is done."""
-    fs, work = storage.locate(shop.work)
-    if storage.exists(shop.work):
-        fs.delete_dir(work)
+def _work(source: "Source", shop: Workshop, how: How, bars: Progress) -> tuple[publish.Gathered, pa.Table]:
+    """Read, examine, compare, pack: all but the manifest. Returns what is known, and the findings between images."""
+    reading = bars.add_task(f"{shop.dataset}: reading annotations", total=None)
+    counts = spill(source, shop, how.rows, partial(bars.advance, reading))
+    bars.update(reading, total=sum(counts))
+    if not counts:
+        raise InputError(source.root, "the dataset holds no image", "Check the path and the format")
+    examining = bars.add_task(f"{shop.dataset}: examining images", total=sum(counts))
+    waiting = [part for part in range(len(counts)) if not shop.finished(part)]
+    bars.advance(examining, sum(counts) - sum(counts[part] for part in waiting))
+    for part in each(partial(_examine, shop), waiting):
+        bars.advance(examining, counts[part])
+    gathered = publish.gather(shop, len(counts))
+    between = publish.findings_between_images(shop, gathered)
+    publish.write_reports(shop, len(counts), between)
+    publish.refuse_too_many(shop, gathered, how.max_quarantined)
+    if shop.pack:
+        packing = bars.add_task(f"{shop.dataset}: packing images", total=gathered.images)
+        for images in pack_dataset(shop, gathered.starts, how.pack_bytes, each):
+            bars.advance(packing, images)
+    return gathered, between
+
+
+def _absolute(folder: str) -> str:
+    return folder if "://" in folder else storage.locate(folder)[1]
 
 
 def _examine(shop: Workshop, part: int) -> int:
-    with _storage_errors(shop.folder):
+    with storage_errors(shop.folder):
         examine_part(shop, part)
     return part
-
-
-def _pack(shop: Workshop, starts: np.ndarray, pack_bytes: int, bars: Progress) -> None:
-    """Write the tars, in parallel, then the shards that know where in them each image lies."""
-    every = [
-        shards.read_table(shop.file("digests", part), ["image_id", "path", "bytes"]) for part in range(len(starts) - 1)
-    ]
-    layout = packs.lay_out(*_members(pa.concat_tables(every)), pack_bytes)
-    packing = bars.add_task(f"{shop.dataset}: packing images", total=len(layout.length))
-    jobs = [(pack, layout.rows(pack)) for pack in range(layout.packs)]
-    missing = [job for job in jobs if not storage.exists(packs.pack_uri(shop.folder, job[0]))]
-    bars.advance(packing, len(layout.length) - sum(rows.stop - rows.start for _, rows in missing))
-    for images in each(partial(_write_pack, shop, starts), missing):
-        bars.advance(packing, images)
-    for part, (start, stop) in enumerate(pairwise(starts.tolist())):
-        if storage.exists(shop.final_shard(part)):
-            continue
-        table = packs.place(shards.read_table(shop.examined_shard(part)), layout, slice(start, stop), shop.folder)
-        shards.write_shard(table, shop.final_shard(part), packed=True)
-
-
-def _write_pack(shop: Workshop, starts: np.ndarray, job: tuple[int, slice]) -> int:
-    pack, rows = job
-    digests = digests_of(shop, starts, np.arange(rows.start, rows.stop))
-    names, sizes = _members(digests)
-    paths = [storage.join(shop.image_root, path) for path in digests.column("path").to_pylist()]
-    with _storage_errors(shop.folder):
-        packs.write_pack(packs.pack_uri(shop.folder, pack), names, paths, sizes)
-    return len(names)
-
-
-def _members(digests: pa.Table) -> tuple[list[str], np.ndarray]:
-    ids, paths = (digests.column(name).to_pylist() for name in ("image_id", "path"))
-    return list(map(packs.member_name, ids, paths)), digests.column("bytes").to_numpy()
 
 
 def each(task: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
@@ -236,56 +232,6 @@ def _guarded(task: Callable[[Any], Any], jobs: Sequence[Any], row: Mapping[str, 
 def _ray_is_up() -> bool:
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
-
-
-def _claim(source: "Source", shop: Workshop, options: Mapping[str, Any]) -> None:
-    """Write down what the folder is made from, or refuse when it is made from something else.
-
-    Annotation files count by name, size and time of change, so that an edited dataset is not taken for the old one.
-    """
-    stamp = hashlib.sha256()
-    for file in walk(Path(source.root), _ANNOTATIONS[source.format]):
-        if not str(file).startswith(shop.folder + os.sep):
-            status = file.stat()
-            stamp.update(f"{file.relative_to(source.root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    claim = {
-        "name": shop.dataset,
-        "root": shop.root,
-        "format": source.format,
-        "classes": source.space.to_json()["classes"],
-        "annotation files": stamp.hexdigest(),
-        "schema_version": SCHEMA_VERSION,
-        **options,
-    }
-    uri = storage.join(shop.folder, "source.json")
-    if not storage.exists(uri):
-        if storage.exists(storage.join(shop.folder, "manifest.json")):
-            raise InputError(shop.folder, "holds a dataset of unknown source", "Choose another folder")
-        storage.write_json(uri, claim)
-        return
-    before, claim = storage.read_json(uri), json.loads(json.dumps(claim))
-    changed = [key for key in claim if before.get(key) != claim[key]]
-    if changed:
-        key = changed[0]
-        said = f"{key} was {before.get(key)!r} and is {claim[key]!r}"
-        if key in ("classes", "annotation files"):
-            said = f"the {key} of {shop.root} have changed since"
-        raise InputError(
-            shop.folder, f"was made from another source or with other options: {said}", "Choose another folder"
-        )
-
-
-@contextmanager
-def _storage_errors(folder: str) -> Iterator[None]:
-    """A disk that is full or forbidden as an InputError, wherever it shows."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NOT_WRITTEN:
-            raise
-        raise InputError(
-            folder, f"cannot be written ({error.strerror or error})", "Free space or choose another folder"
-        ) from error
 
 
 def _bars(shown: bool) -> Progress:

@@ -1,5 +1,6 @@
 """Shard files: Parquet that pyarrow, pandas and the `datasets` library open, and a hash of what they say."""
 
+import errno
 import hashlib
 import io
 import json
@@ -19,8 +20,22 @@ from xray_det import storage
 from xray_det.data.schema import SHARD
 from xray_det.errors import InputError
 
+_NOT_WRITTEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 #: Columns that say where a dataset lies or what it is called, not what it holds.
 _PLACE: Final = ("dataset", "image", "offset", "length")
+
+
+@contextmanager
+def storage_errors(folder: str) -> Iterator[None]:
+    """A disk that is full or forbidden as an InputError, wherever it shows: also where a folder is made."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN:
+            raise
+        raise InputError(
+            folder, f"cannot be written ({error.strerror or error})", "Free space or choose another folder"
+        ) from error
 
 
 @contextmanager
