@@ -107,7 +107,7 @@ def score(args: Score) -> tuple["Result", list[str]]:
     from xray_det.evaluation import coco, open_images, published, voc
     from xray_det.evaluation.identity import align
 
-    truth, layout = published.read_truth(args.truth, args.format)
+    truth, source = published.read_truth(args.truth, args.format)
     ancestors = None
     if isinstance(args, OpenImages):
         if args.image_labels is not None:
@@ -117,10 +117,12 @@ def score(args: Score) -> tuple["Result", list[str]]:
     detected, notes = align(
         read_detections(args.detections),
         truth,
-        open_classes=args.skip_unknown_classes or layout != "coco",
-        open_images=isinstance(args, OpenImages) and layout == "open_images",
+        open_classes=args.skip_unknown_classes or source.format != "coco",
+        open_images=isinstance(args, OpenImages) and source.format == "open_images",
     )
-    notes.insert(0, _counts(truth, detected, layout))
+    notes.insert(0, _counts(truth, detected, source.format))
+    if isinstance(args, OpenImages) and args.hierarchy is None and source.hierarchy is not None:
+        notes.append("a hierarchy lies beside the truth and is not used: --hierarchy expands along it")
     if isinstance(args, Voc):
         return voc.evaluate(truth, detected, iou=args.iou, use_eleven_points=args.eleven_point), notes
     if isinstance(args, OpenImages):

@@ -84,8 +84,8 @@ def test_boxes_are_expanded_to_every_ancestor(cases: dict[str, Any], truth_of: M
 
 def test_truth_published_expanded_stays_as_it_is(shared_data: Path) -> None:
     folder = shared_data / "open_images"
-    truth, layout = published.read_truth([folder / "challenge_sample/annotations-bbox_expanded.csv"])
-    assert (layout, len(truth.label)) == ("open_images", 7369)
+    truth, source = published.read_truth([folder / "challenge_sample/annotations-bbox_expanded.csv"])
+    assert (source.format, len(truth.label)) == ("open_images", 7369)
     hierarchy = published.read_hierarchy(folder / "challenge-2019-label500-hierarchy.json")
     truth, ancestors = published.add_hierarchy(truth, hierarchy)
     assert len(open_images.expand(truth, ancestors).label) == 7369

@@ -38,9 +38,9 @@ def test_coco_files_with_scattered_ids_equal_pycocotools(
         document["images"].reverse()
         (tmp_path / "truth.json").write_text(json.dumps(document))
         (tmp_path / "found.json").write_text(json.dumps(found))
-        read, layout = published.read_truth([tmp_path / "truth.json"])
+        read, source = published.read_truth([tmp_path / "truth.json"])
         aligned, notes = align(read_detections(tmp_path / "found.json"), read)
-        assert (layout, notes) == ("coco", [])
+        assert (source.format, notes) == ("coco", [])
         assert list(coco.evaluate(read, aligned).metrics.values()) == pycocotools_says(truth, detected).stats.tolist()
         compared += 1
     assert compared > 10
@@ -65,9 +65,9 @@ def challenge(tmp_path: Path, shared_data: Path) -> tuple[Path, Path, dict[str, 
 
 def test_a_challenges_csv_means_what_the_official_tool_makes_of_it(challenge: tuple[Path, Path, Any]) -> None:
     boxes, labels, case = challenge
-    truth, layout = published.read_truth([boxes])
+    truth, source = published.read_truth([boxes])
     truth = published.add_image_labels(truth, labels)
-    assert (layout, truth.normalized, truth.exhaustive) == ("open_images", True, False)
+    assert (source.format, truth.normalized, truth.exhaustive) == ("open_images", True, False)
     assert truth.boxes[:, [1, 0, 3, 2]].tolist() == case["expected_boxes_yxyx"]
     assert truth.has(BoxFlag.GROUP_OF).astype(int).tolist() == case["expected_group_of"]
     names = [truth.space.classes[label].source_id for label in truth.verified[:, 1]]

@@ -6,7 +6,7 @@ protocols of continuous coordinates mean them, x2 - x1. Where a format publishes
 x1 + width - x1 is not always the width in float64, and a box of 32 x 32 must stay on its side of COCO's area limits.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -352,8 +352,3 @@ def _filled_list(column: pa.ChunkedArray) -> pa.Array:
     """The inner lists of a list<list> column, one after the other."""
     flat = pc.list_flatten(column)
     return flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-
-
-def mapped_rows(space: LabelSpace, other: Mapping[str, int]) -> NDArray[np.int32]:
-    """int32 [len(space)]: the row of each class by name in ``other``, -1 where it has none."""
-    return np.array([other.get(name, -1) for name in space.names], np.int32)

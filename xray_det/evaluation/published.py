@@ -11,7 +11,7 @@ from xray_det.data.formats.coco import coco_files
 from xray_det.data.formats.coco_json import TYPES
 from xray_det.data.formats.json_stream import stream_arrays
 from xray_det.data.formats.open_images_csv import Kind, kind_of, read_labels
-from xray_det.data.formats.source import open_source
+from xray_det.data.formats.source import Source, open_source
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Truth, truth_from_published, with_image_labels
 from xray_det.labels.hierarchy import Hierarchy
@@ -19,7 +19,7 @@ from xray_det.labels.space import Class, LabelSpace
 from xray_det.storage import read_json
 
 
-def read_truth(paths: Sequence[Path], format: str = "auto") -> tuple[Truth, str]:
+def read_truth(paths: Sequence[Path], format: str = "auto") -> tuple[Truth, Source]:
     """Annotations in any layout that the readers know, unrepaired; no image is opened.
 
     Args:
@@ -27,7 +27,7 @@ def read_truth(paths: Sequence[Path], format: str = "auto") -> tuple[Truth, str]
         format: ``coco``, ``open_images``, ``voc`` or ``auto``.
 
     Returns:
-        The truth, and the format it was read as. COCO's file names stand in ``paths``, so that detections which name
+        The truth, and the reader it comes from. COCO's file names stand in ``paths``, so that detections which name
         files can be told apart from detections which number images otherwise.
 
     Raises:
@@ -44,7 +44,7 @@ def read_truth(paths: Sequence[Path], format: str = "auto") -> tuple[Truth, str]
     if source.format == "coco":
         names = _file_names(paths)
         truth = replace(truth, paths=tuple(names.get(i) for i in truth.image_ids))
-    return truth, source.format
+    return truth, source
 
 
 def add_image_labels(truth: Truth, path: Path) -> Truth:
