@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xray_det.errors import InputError
@@ -27,6 +27,7 @@ def test_bands_fall_and_leave_out_what_never_occurs() -> None:
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.floats(0, 1), st.floats(0, 1))
+@settings(deadline=None)
 def test_bands_part_the_classes_that_occur(values: list[int], a: float, b: float) -> None:
     counts = np.array(values, dtype=np.int64)
     parts = bands(counts, (min(a, b), max(a, b)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xray_det.errors import InputError
@@ -91,6 +91,7 @@ def test_boxes_and_labels_expand_as_tensorflows_do(shared_data: Path) -> None:
 @given(
     st.sets(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("abcdefgh")), max_size=14), st.permutations("abcde")
 )
+@settings(deadline=None)
 def test_ancestors_run_through_ids_that_the_space_lacks(edges: set[tuple[str, str]], ids: list[str]) -> None:
     cyclic = any(x in walked(edges, x) for x in "abcdefgh")
     if cyclic:

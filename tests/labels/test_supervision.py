@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xray_det.errors import InputError
@@ -113,6 +113,7 @@ def scenes(
 
 
 @given(scenes())
+@settings(deadline=None)
 def test_every_entry_follows_the_rules_one_at_a_time(
     scene: tuple[Supervision, np.ndarray, list[list[int]], list[list[int]], list[tuple[int, set[int]]]],
 ) -> None:

@@ -190,7 +190,7 @@ def _draws(datasets: Sequence[ImageClasses], ratio: Sequence[float] | None, draw
         raise InputError("ratio", f"dataset number {empty[0]} has no images to draw", "Give it the ratio 0")
     exact = draws * (weights / weights.sum())
     whole = np.floor(exact)
-    order = np.argsort(whole - exact, kind="stable")
+    order = np.argsort(np.round(whole - exact, 9), kind="stable")  # equal remainders: the dataset that is named first
     whole[order[: draws - int(whole.sum())]] += 1
     return [int(share) for share in whole]
 

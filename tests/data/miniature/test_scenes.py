@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xray_det.data.miniature.glyphs import RELEASES
@@ -12,6 +12,7 @@ from xray_det.errors import InputError
 
 
 @given(st.integers(1, 60), st.floats(0, 3), st.integers(0, 9), st.integers(0, 5000))
+@settings(deadline=None)
 def test_counts_sum_up_fall_and_keep_the_least(classes: int, zipf: float, least: int, extra: int) -> None:
     objects = classes * least + extra
     counts = class_counts(objects, classes, zipf, least)

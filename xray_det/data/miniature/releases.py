@@ -152,7 +152,7 @@ def _plant(scenes: Sequence[Scene], glyphs: Sequence[Glyph], parameters: Miniatu
     ]
     kinds = [kind for kind in _IN_BOXES for _ in range(parameters.defects)]
     # of the damaged files one is no image at all: a server's error page saved under the image's name
-    kinds += [Defect.TRUNCATED_IMAGE if n else Defect.UNREADABLE_IMAGE for n in range(parameters.defects)]
+    kinds += [Defect.UNREADABLE_IMAGE if n == 1 else Defect.TRUNCATED_IMAGE for n in range(parameters.defects)]
     if len(plain) < len(kinds):
         problem = f"{len(kinds)} defects do not fit the {len(plain)} images of frequent classes"
         raise InputError("Miniature.defects", problem, "Give more images or fewer defects")
