@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -27,7 +28,8 @@ from xray_det.train.optimizer import names_in_order
 FORMAT = 1
 WEIGHTS, EMA, TENSORS, STATE = "weights", "ema", "training.safetensors", "training.json"
 
-#: parameter name -> state name -> tensor, number or None
+#: parameter name -> state name -> tensor, number or None. Every parameter that the optimizer holds has an entry, an
+#: empty one if it has no state (before the first step, without momentum, or never reached by a gradient).
 OptimizerState = dict[str, dict[str, Any]]
 #: Writes a model into an existing folder as ``model.safetensors`` and what describes it.
 SaveWeights = Callable[[nn.Module, Path], None]
@@ -42,16 +44,16 @@ class Saved:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> OptimizerState:
-    """The optimizer's state by parameter name; empty before its first step."""
-    names = names_in_order(optimizer)
-    return {names[index]: dict(state) for index, state in optimizer.state_dict()["state"].items()}
+    """The optimizer's state by parameter name."""
+    state = optimizer.state_dict()["state"]
+    return {name: dict(state.get(index, {})) for index, name in enumerate(names_in_order(optimizer))}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: OptimizerState, *, exact: bool) -> None:
     """Give the optimizer a state by parameter name.
 
     Args:
-        exact: every parameter must have a state and every state a parameter; else what both have is taken (a phase
+        exact: the state must be that of an optimizer of the same parameters; else what both have is taken (a phase
             that keeps the optimizer of one that trained other parameters).
 
     Raises:
@@ -63,13 +65,13 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: OptimizerState, *
         missing, strange = sorted(set(names) - set(state)), sorted(set(state) - set(names))
         raise InputError(
             TENSORS,
-            f"the optimizer's parameters differ: {missing[:3]} have no state, {strange[:3]} are not trained",
+            f"the optimizer's parameters differ: {missing[:3]} were not trained, {strange[:3]} are not trained now",
             "Resume with the configuration and version that wrote the checkpoint",
         )
     groups = optimizer.state_dict()["param_groups"]
     chosen = {}
     for index, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
-        if name in state:
+        if state.get(name):
             chosen[index] = {key: _like(value, parameter, f"{name}/{key}") for key, value in state[name].items()}
     optimizer.load_state_dict({"state": chosen, "param_groups": groups})
 
@@ -125,7 +127,7 @@ def load(folder: Path, *, detector: nn.Module, ema: AveragedModel | None, finger
     try:
         document: Mapping[str, Any] = json.loads((folder / STATE).read_text())
         tensors = load_file(folder / TENSORS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             folder, f"is no whole checkpoint ({error})", "Remove it and resume from the one before"
         ) from error
@@ -152,7 +154,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     """
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(
             folder, f"does not fit the model ({error})", "Resume with the run's own configuration"
         ) from error

@@ -1,0 +1,56 @@
+"""What a phase refuses, and that it is plain data."""
+
+from typing import Any
+
+import pytest
+
+from xray_det.config import from_dict, replace, to_dict
+from xray_det.errors import InputError
+from xray_det.train.phase import SGD, AdamW, ClassRows, Head, Phase
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"lr": 0.0}, "lr"),
+        ({"lr": -1.0}, "lr"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"warmup_steps": 5, "warmup_epochs": 0.5}, "warmup"),
+        ({"epochs": 2, "warmup_epochs": 3.0}, "warmup_epochs"),
+        ({"warmup_factor": 1.5}, "warmup_factor"),
+        ({"epochs": 3, "drops": (2, 1)}, "drops"),
+        ({"epochs": 3, "drops": (1, 1)}, "drops"),
+        ({"epochs": 3, "drops": (3,)}, "drops"),
+        ({"epochs": 3, "drops": (0,)}, "drops"),
+        ({"clip": 0.0}, "clip"),
+        ({"ratio": (0.0, 0.0)}, "ratio"),
+        ({"ratio": (1.0, -1.0)}, "ratio"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Phase(**changes)
+    assert caught.value.where == field
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [
+        (lambda: SGD(momentum=1.0), "momentum"),
+        (lambda: SGD(momentum=0.0, nesterov=True), "nesterov"),
+        (lambda: SGD(weight_decay=-0.1), "weight_decay"),
+        (lambda: AdamW(beta2=1.0), "beta2"),
+        (lambda: ClassRows(names=()), "trainable.names"),
+    ],
+)
+def test_impossible_parts_are_refused_by_name(build: Any, field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build()
+    assert caught.value.where == field
+
+
+def test_a_phase_survives_its_json_form() -> None:
+    phase = Phase(epochs=3, trainable=ClassRows(names=("cat",)), optimizer=AdamW(), drops=(1.5,), ratio=(1.0, 2.0))
+    assert from_dict(Phase, to_dict(phase)) == phase
+    assert replace(phase, "trainable", "Head").trainable == Head()
