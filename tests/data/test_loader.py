@@ -1,0 +1,295 @@
+"""The loader: what reaches a step is the plan, whatever the world, the executor, the start."""
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_shards import made_dataset
+
+from xray_det.data.annotations import Selection
+from xray_det.data.assemble import Recipe
+from xray_det.data.augmentation import Augmentation
+from xray_det.data.batch import Batch
+from xray_det.data.geometry import LEAST_SIDE
+from xray_det.data.loader import Executor, Loader, RayData, TorchWorkers
+from xray_det.data.sampling import Natural, SoftBalance
+from xray_det.data.schema import BoxFlag
+from xray_det.errors import InputError
+from xray_det.labels.supervision import Supervision
+
+#: Six unified classes; 5 lies above 0, which lies above 1. Dataset b names its own four otherwise.
+MAPS = (np.array([0, 1, 2, 3], np.int32), np.array([5, 1, 4, 2], np.int32))
+ABOVE = {1: {0, 5}, 0: {5}}
+EVERYTHING = Augmentation(
+    short_side=(32, 48), max_side=80, scale_jitter=(0.5, 2), iou_crop=0.7, zoom_out=0.4, photometric=0.5, multiple=8
+)
+PLAIN = Augmentation(short_side=(48,), max_side=80, flip=0, multiple=8)
+
+
+def supervision() -> Supervision:
+    ancestors = np.zeros((6, 6), bool)
+    for child, parents in ABOVE.items():
+        ancestors[child, list(parents)] = True
+    labelled = np.zeros((2, 6), bool)
+    labelled[0, :4] = True  # a is labelled exhaustively; of b only verified labels tell what is absent
+    return Supervision(labelled=labelled, ancestors=ancestors)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loader, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("made")
+    rows = made_dataset(folder / "a", "a", 19) + made_dataset(folder / "b", "b", 9, seed=1, exhaustive=False)
+    loader = Loader(
+        selections=(Selection(folder=str(folder / "a")), Selection(folder=str(folder / "b"))),
+        maps=MAPS,
+        supervision=supervision(),
+        augmentation=EVERYTHING,
+        batch=8,
+        seed=3,
+    )
+    return loader, rows
+
+
+def run(loader: Loader, plan: np.ndarray, **how: Any) -> list[Batch]:
+    return list(loader.batches(plan, 1, 2, **how))
+
+
+def tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    found = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in ("targets", "image_ids")}
+    return found | {name: value for name, value in vars(batch.targets).items() if isinstance(value, torch.Tensor)}
+
+
+def assert_same(first: list[Batch], second: list[Batch]) -> None:
+    for one, other in zip(first, second, strict=True):
+        assert one.image_ids == other.image_ids
+        assert (one.targets.counts, one.targets.regions) == (other.targets.counts, other.targets.regions)
+        for (name, a), (_, b) in zip(tensors(one).items(), tensors(other).items(), strict=True):
+            assert a.dtype == b.dtype, name
+            assert torch.equal(a, b), name
+
+
+def joined(parts: list[Batch]) -> Batch:
+    """The global batch of the ranks' parts."""
+    first, starts = parts[0], np.cumsum([0, *(len(part) for part in parts)])
+    targets = type(first.targets)(
+        **{
+            name: torch.cat([getattr(part.targets, name) for part in parts])
+            for name in first.targets.__dataclass_fields__
+            if name not in ("box_image", "counts", "regions")
+        },
+        box_image=torch.cat([part.targets.box_image + int(start) for part, start in zip(parts, starts, strict=False)]),
+    )
+    return Batch(
+        targets=targets,
+        image_ids=[name for part in parts for name in part.image_ids],
+        **{
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("images", "sizes", "positions", "scales", "original_sizes")
+        },
+    )
+
+
+@pytest.mark.parametrize("sampling", [Natural(), SoftBalance(lam=1.0)])
+def test_every_world_sees_the_same_global_batches(made: tuple[Loader, list[dict[str, Any]]], sampling: Any) -> None:
+    loader, rows = made
+    plan = loader.plan(sampling, None, 1, 2)
+    assert len(plan) % loader.batch == 0
+    alone = run(loader, plan)
+    assert [name for batch in alone for name in batch.image_ids] == [rows[row]["image_id"] for row in plan]
+    assert torch.cat([batch.positions for batch in alone]).tolist() == list(range(len(plan)))
+    for world in (2, 4):
+        ranks = [run(loader, plan, rank=rank, world=world) for rank in range(world)]
+        assert_same([joined(list(parts)) for parts in zip(*ranks, strict=True)], alone)
+
+
+def test_a_start_in_the_middle_goes_on_as_if_never_stopped(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    loader, _ = made
+    plan = loader.plan(Natural(), [1, 1], 1, 2)
+    whole = run(loader, plan)
+    assert_same(run(loader, plan, start=1, stop=3), whole[1:3])
+    assert run(loader, plan, start=2, stop=2) == []
+    assert not torch.equal(whole[0].images, next(loader.batches(plan, 1, 3)).images)
+
+
+def test_torch_workers_give_the_same_bits(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    loader, _ = made
+    plan = loader.plan(Natural(), None, 1, 2)
+    assert_same(run(loader, plan, executor=TorchWorkers(workers=2)), run(loader, plan))
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_gives_the_same_bits(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    loader, _ = made
+    plan = np.tile(loader.plan(Natural(), None, 1, 2), 4)
+    expected = run(loader, plan, rank=1, world=2)
+    # many small tasks on several CPUs finish in any order; half a CPU runs them one at a time
+    for executor in (RayData(cpus=4, task_images=1), RayData(cpus=0.5)):
+        assert_same(run(loader, plan, rank=1, world=2, executor=executor), expected)
+    batches = loader.batches(plan, 1, 2, executor=RayData(cpus=1))
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert len(run(loader, plan, start=3, stop=4, executor=RayData(cpus=1))) == 1
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_says_which_image_is_gone(made: tuple[Loader, list[dict[str, Any]]], tmp_path: Path) -> None:
+    check_broken(made, tmp_path, RayData(cpus=1))
+
+
+@pytest.mark.parametrize("executor", [None, TorchWorkers(workers=1)])
+def test_a_broken_image_is_named(
+    made: tuple[Loader, list[dict[str, Any]]], tmp_path: Path, executor: Executor | None
+) -> None:
+    check_broken(made, tmp_path, executor)
+
+
+def check_broken(made: tuple[Loader, list[dict[str, Any]]], tmp_path: Path, executor: Executor | None) -> None:
+    loader, _ = made
+    rows = made_dataset(tmp_path / "a", "a", 9)
+    broken = replace(
+        loader,
+        selections=(Selection(folder=str(tmp_path / "a")),),
+        maps=MAPS[:1],
+        supervision=replace(supervision(), labelled=supervision().labelled[:1]),
+        augmentation=PLAIN,
+        batch=3,
+    )
+    path = Path(rows[4]["image"]["path"])
+    data, other = path.read_bytes(), Path(rows[5]["image"]["path"]).read_bytes()
+    for damage, says in ((data[: len(data) // 2], "not what was ingested"), (other, "wrong_size"), (None, "cannot be")):
+        path.unlink()
+        if damage is not None:
+            path.write_bytes(damage)
+        batches = broken.batches(np.arange(9), 0, 0, executor=executor)
+        assert next(batches).image_ids == ["a-0", "a-1", "a-2"]
+        with pytest.raises(InputError, match=says) as raised:
+            next(batches)
+        assert raised.value.where == str(path)
+        path.write_bytes(b"")
+
+
+def test_targets_against_a_plain_reading_of_the_rows(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    loader = replace(made[0], augmentation=PLAIN, batch=7)
+    rows = made[1]
+    below = {c: {child for child, parents in ABOVE.items() if c in parents} for c in range(6)}
+    for batch in run(loader, np.arange(28)):
+        image_boxes = batch.targets.box_image.tolist()
+        expected_image: list[int] = []
+        number = 0
+        for image, position in enumerate(batch.positions.tolist()):
+            row, table = rows[position], MAPS[position >= 19]
+            height, width = row["height"], row["width"]
+            assert batch.original_sizes[image].tolist() == [height, width]
+            scale_y, scale_x = batch.scales[image].tolist()
+            assert batch.sizes[image].tolist() == [round(height * scale_y), round(width * scale_x)]
+            own: set[int] = set()
+            for box, flags, labels in zip(row["boxes"], row["flags"], row["labels"], strict=True):
+                if flags & (BoxFlag.REPEAT | BoxFlag.NO_AREA):
+                    continue
+                classes = {int(table[label]) for label in labels}
+                own |= classes
+                x1, x2 = (min(max(v, 0), width) * scale_x for v in (box[0], box[2]))
+                y1, y2 = (min(max(v, 0), height) * scale_y for v in (box[1], box[3]))
+                region = bool(flags & BoxFlag.CROWD)
+                if not region and min(x2 - x1, y2 - y1) < LEAST_SIDE:
+                    continue
+                expected_image.append(image)
+                assert batch.targets.boxes[number].tolist() == pytest.approx([x1, y1, x2, y2], abs=1e-3)
+                assert bool(batch.targets.region[number]) == region
+                up = set().union(*(ABOVE.get(c, set()) for c in classes))
+                specific = classes - up
+                down = set().union(*(below[c] for c in specific))
+                positive = classes | up
+                assert set(np.flatnonzero(batch.targets.classes[number])) == positive
+                unknown = positive | down if region else down - positive
+                assert set(np.flatnonzero(~batch.targets.classes_known[number])) == unknown
+                number += 1
+            if position < 19:
+                known = {0, 1, 2, 3}
+            else:
+                present = own | {int(table[label]) for label in row["verified_positive"]}
+                absent = {int(table[label]) for label in row["verified_negative"]}
+                known = present | absent | set().union(*(ABOVE.get(c, set()) for c in present))
+                known |= set().union(*(below[c] for c in absent))
+            assert set(np.flatnonzero(batch.targets.absence_known[image])) == known
+        assert image_boxes == expected_image
+        assert batch.targets.counts == tuple(expected_image.count(image) for image in range(7))
+        assert batch.targets.regions == int(batch.targets.region.sum())
+
+
+def test_the_canvas_is_padded_with_fill(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    loader = replace(made[0], augmentation=PLAIN)
+    batch = run(loader, np.arange(8))[0]
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.images.shape[2] % 8 == batch.images.shape[3] % 8 == 0
+    assert batch.images.shape[2] - 8 < batch.sizes[:, 0].max() <= batch.images.shape[2]
+    for image, (height, width) in zip(batch.images, batch.sizes.tolist(), strict=True):
+        outside = torch.ones(image.shape[1:], dtype=torch.bool)
+        outside[:height, :width] = False
+        assert (image[:, outside] == torch.tensor(PLAIN.fill)[:, None]).all()
+
+
+def test_images_without_boxes_are_ordinary(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    loader = replace(made[0], batch=2)
+    empty = [number for number, row in enumerate(made[1]) if not row["boxes"]][:2]
+    batch = run(loader, np.array(empty))[0]
+    assert batch.targets.boxes.shape == (0, 4)
+    assert batch.targets.classes.shape == batch.targets.classes_known.shape == (0, 6)
+    assert batch.targets.absence_known.shape == (2, 6)
+    assert batch.to("cpu").targets.counts == (0, 0)
+
+
+def test_a_batch_that_is_not_the_plans_is_noticed(
+    made: tuple[Loader, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader, _ = made
+    assemble = Recipe.assemble
+
+    def swapped(self: Recipe, rows: np.ndarray, first: int, part: slice) -> Any:
+        arrays, ids = assemble(self, rows, first, part)
+        return arrays, ids[::-1]
+
+    monkeypatch.setattr(Recipe, "assemble", swapped)
+    with pytest.raises(RuntimeError, match="order was not kept"):
+        run(loader, np.arange(8))
+
+
+def test_what_cannot_be_loaded_is_refused(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    loader, _ = made
+    plan = np.arange(16)
+    with pytest.raises(InputError, match=r"3 workers.*batch of 8.*1, 2, 4, 8 workers"):
+        run(loader, plan, world=3)
+    with pytest.raises(InputError, match="plan has 2 batches"):
+        run(loader, plan, start=1, stop=3)
+    with pytest.raises(InputError, match="plan of 15 images"):
+        run(loader, plan[:15])
+    with pytest.raises(InputError, match="rank: 2 in a world of 2"):
+        run(loader, plan, rank=2, world=2)
+    with pytest.raises(InputError, match="3 classes, the dataset 4"):
+        run(replace(loader, maps=(MAPS[0][:3], MAPS[1])), plan)
+    with pytest.raises(InputError, match="2, 1 and 2"):
+        replace(loader, maps=MAPS[:1])
+    with pytest.raises(InputError, match="CPUs are left"):
+        RayData(cpus=0)
+
+
+def test_a_loader_travels_light(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    loader, _ = made
+    plan = loader.plan(Natural(), None, 1, 2)
+    sent = pickle.dumps(loader)
+    assert len(sent) < 4000
+    assert_same(run(pickle.loads(sent), plan, stop=1), run(loader, plan, stop=1))
+
+
+def test_data_tasks_do_not_import_torch() -> None:
+    code = "import sys, xray_det.data.tasks; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
