@@ -67,7 +67,7 @@ class ImageFacts:
 
 
 def inspect(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
-    """Read the header, decode nothing.
+    """Read the header, decode nothing (but a PNG, whose orientation may stand behind its pixels).
 
     Raises:
         BadImage: empty, not an image, or with more than ``max_pixels``.

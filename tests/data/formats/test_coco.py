@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rows_of import box_rows, rows_of
 
-from tests.data.formats.rows_of import box_rows, rows_of
 from xray_det.data.formats import coco, json_stream
 from xray_det.data.formats.coco import CocoSource
 from xray_det.data.schema import BoxFlag

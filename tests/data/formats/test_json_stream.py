@@ -42,7 +42,7 @@ def read(file: Path, window: int) -> dict[str, list[Any]]:
     return found
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(DOCUMENT, st.integers(1, 200), st.sampled_from([None, 0, 2]), st.booleans())
 def test_any_window_gives_what_json_gives(
     tmp_path_factory: pytest.TempPathFactory, parts: Any, window: int, indent: int | None, ascii_only: bool
@@ -54,7 +54,7 @@ def test_any_window_gives_what_json_gives(
     assert repr(read(file, window)) == repr({key: value for key, value in whole.items() if key in TYPES})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(DOCUMENT, st.integers(1, 200), st.data())
 def test_a_file_cut_anywhere_is_refused_by_name(
     tmp_path_factory: pytest.TempPathFactory, parts: Any, window: int, data: st.DataObject

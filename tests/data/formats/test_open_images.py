@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rows_of import box_rows, rows_of
 
-from tests.data.formats.rows_of import box_rows, rows_of
 from xray_det.data.formats import open_images
 from xray_det.data.formats.open_images import OpenImagesSource
 from xray_det.data.formats.open_images_csv import read_classes

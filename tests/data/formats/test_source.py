@@ -84,6 +84,39 @@ def test_paths_and_formats_that_are_none(tmp_path: Path) -> None:
             open_source(tmp_path, format)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.json", '{"images": [', "the JSON is cut off in 'images', after 0 elements"),
+        ("a.json", '{"categories": []}', "it has no 'images'"),
+        ("a.json", "[]", "the JSON is no object"),
+        ("a.csv", "a,b,c,d\n1,2,3,4\n", "the header is 'a,b,c,d'"),
+        ("a.csv", "ImageID;LabelName;XMin;XMax;YMin;YMax\n", "the header is 'ImageID;LabelName;"),
+        ("a.xml", "<project/>", "no VOC annotation"),
+    ],
+)
+def test_a_file_that_is_named_is_told_what_is_wrong_with_it(tmp_path: Path, name: str, text: str, problem: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=problem):
+        open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("path", "image"),
+    [
+        ("coco_tiny/annotations", "train2017/000000397133.jpg"),
+        ("coco_tiny/annotations/instances_train2017.json", "train2017/000000397133.jpg"),
+        ("raccoon/annotations", "images/raccoon-1.jpg"),
+        ("bccd/Annotations", "JPEGImages/BloodImage_00002.jpg"),
+        ("bccd/../raccoon/annotations/raccoon-1.xml", "images/raccoon-1.jpg"),
+    ],
+)
+def test_an_annotation_folder_or_file_finds_the_images_beside_it(shared_data: Path, path: str, image: str) -> None:
+    source = open_source(shared_data / path)
+    assert source.name in ("coco_tiny", "raccoon", "bccd")
+    assert next(iter(source.batches())).column("path")[0].as_py() == image
+
+
 def test_what_a_source_spilled_goes_with_it(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     source = open_source(shared_data / "raccoon")

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rows_of import box_rows, rows_of
 
-from tests.data.formats.rows_of import box_rows, rows_of
 from xray_det.data.formats.voc import VocSource
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError

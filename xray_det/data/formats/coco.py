@@ -53,7 +53,7 @@ class CocoSource:
         paths = given_paths(path)
         self.root = common_root(paths)
         self.name, self.image_root = self.root.name, self.root
-        self._files = coco_files(paths)
+        self._files = coco_files(paths) or [file for file in paths if file.is_file()]  # reading says what is wrong
         if not self._files:
             raise InputError(
                 self.root, "no COCO JSON (an object with images and annotations) below it", "Check the path"

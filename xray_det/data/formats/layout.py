@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -11,6 +11,7 @@ from xray_det.errors import InputError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 #: Folder names under which images are published, tried in this order.
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img", "data")
+_ANNOTATION_FOLDERS = frozenset({"annotations", "annotation", "xml", "xmls"})
 
 _SPLITS = {
     "train": "train",
@@ -69,20 +70,28 @@ def given_paths(path: Path | str | Sequence[Path | str]) -> list[Path]:
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
     if not paths:
         raise InputError("dataset", "no path given", "Give the dataset's folder or its annotation files")
-    paths = [p.expanduser().absolute() for p in paths]
+    paths = [Path(os.path.normpath(p.expanduser().absolute())) for p in paths]
     for one in paths:
         if not one.exists():
             raise InputError(one, "no such file or folder", "Check the path")
     return paths
 
 
-def common_root(paths: Sequence[Path], annotation_folders: Iterable[str] = ("annotations", "annotation")) -> Path:
-    """The dataset's folder: the one given, else that of the given files, without their ``annotations`` folder."""
-    folders = [p if p.is_dir() else p.parent for p in paths]
-    root = Path(os.path.commonpath(folders))
-    if not any(p.is_dir() for p in paths) and root.name.lower() in set(annotation_folders):
-        return root.parent
-    return root
+def common_root(paths: Sequence[Path]) -> Path:
+    """The dataset's folder: the one given, else that of the given files.
+
+    If that is an ``annotations`` folder beside image folders (or holds no more than the files given), its parent.
+    """
+    root = Path(os.path.commonpath([p if p.is_dir() else p.parent for p in paths]))
+    if root.name.lower() not in _ANNOTATION_FOLDERS:
+        return root
+    files_given = not any(p.is_dir() for p in paths)
+    return root.parent if files_given or any(map(_holds_images, root.parent.iterdir())) else root
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder's name says that images lie in it."""
+    return (folder.name in IMAGE_FOLDERS or split_of(folder.name) is not None) and folder.is_dir()
 
 
 def walk(

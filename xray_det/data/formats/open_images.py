@@ -74,7 +74,7 @@ class OpenImagesSource:
         files = _sorted_out(paths)
         if not any(files[kind] for kind in (Kind.BOXES, Kind.LABELS, Kind.LIST)):
             raise InputError(
-                self.root, f"no Open Images CSV below it ({_seen(paths)})", "Give CSVs with Open Images' header"
+                self.root, f"no Open Images CSV below it ({csvs_seen(paths)})", "Give CSVs with Open Images' header"
             )
         self._finder = ImageFinder(self.root, []) if images else None
         size = sum(file.stat().st_size for kind in (Kind.BOXES, Kind.LABELS, Kind.LIST) for file in files[kind])
@@ -325,7 +325,8 @@ def _sorted_out(paths: Sequence[Path]) -> dict[Kind, list[Path]]:
     return files
 
 
-def _seen(paths: Sequence[Path]) -> str:
+def csvs_seen(paths: Sequence[Path]) -> str:
+    """How the first CSVs begin, for a message."""
     found = [
         f"{file.name} begins {','.join(header_of(file))[:80]!r}" for file, _ in _tables(paths) if file.suffix == ".csv"
     ]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from xray_det.data.formats.coco import CocoSource, coco_files
 from xray_det.data.formats.layout import given_paths
-from xray_det.data.formats.open_images import OpenImagesSource, open_images_files
+from xray_det.data.formats.open_images import OpenImagesSource, csvs_seen, open_images_files
 from xray_det.data.formats.voc import VocSource, voc_files
 from xray_det.errors import InputError
 from xray_det.labels.hierarchy import Hierarchy
@@ -42,6 +42,7 @@ _FORMATS: dict[str, tuple[Callable[..., Source], Callable[[Sequence[Path]], list
     "open_images": (OpenImagesSource, open_images_files),
     "voc": (VocSource, voc_files),
 }
+_SUFFIXES = {".json": "coco", ".csv": "open_images", ".xml": "voc"}
 
 
 def open_source(path: Path | str | Sequence[Path | str], format: str = "auto", *, images: bool = True) -> Source:
@@ -78,9 +79,12 @@ def detect(paths: Sequence[Path]) -> str:
     depths = {name: min(map(depth, files)) for name, files in found.items()}
     near = [name for name in found if depths[name] <= 2] or list(found)
     if not near:
+        suffixes = {path.suffix.lower() for path in paths if path.is_file()}
+        if not folders and len(suffixes) == 1 and (named := _SUFFIXES.get(suffixes.pop())):
+            return named  # the reader says what is wrong with it
         raise InputError(
             ", ".join(map(str, paths)),
-            "no dataset found: neither COCO JSON, nor Open Images CSV, nor VOC XML",
+            f"no dataset found: neither COCO JSON, nor VOC XML, nor Open Images CSV ({csvs_seen(paths)})",
             "Check the path, or name the format",
         )
     if len(near) > 1:
