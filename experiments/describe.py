@@ -30,8 +30,8 @@ class Args:
     """Ingested datasets: what experiments/ingest.py made."""
     split: str | None = None
     """Count only this split."""
-    out: Path = Path("figures")
-    """The folder for the figures."""
+    out: Path | None = None
+    """The folder for the figures; unless given, figures in XRAY_DET_HOME (~/xray_det)."""
     json: Path | None = None
     """Write every count to this file."""
 
@@ -44,7 +44,7 @@ def main(args: Args) -> None:
     from xray_det.data.manifest import Manifest
     from xray_det.data.report import class_table, statistics_table
     from xray_det.data.statistics import measure
-    from xray_det.storage import write_bytes
+    from xray_det.storage import home, write_bytes
 
     if not args.folders:
         raise InputError("FOLDER", "no dataset given", "Give the folders of one or more ingested datasets")
@@ -60,10 +60,12 @@ def main(args: Args) -> None:
     figures = {name: histograms(name, statistics) for name, statistics in found.items()}
     counts = {name: statistics.image_counts for name, statistics in found.items()}
     figures["long_tail"] = long_tail(counts, {name: manifest.space.names for name, manifest in manifests.items()})
-    args.out.mkdir(parents=True, exist_ok=True)
+    out = args.out or home() / "figures"
+    out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(args.out / f"{name.replace('/', '_')}.png", dpi=120)
-        console.print(f"wrote {args.out / name}.png")
+        file = out / f"{name.replace('/', '_')}.png"
+        figure.savefig(file, dpi=120)
+        console.print(f"wrote {file}")
     if args.json is not None:
         numbers: dict[str, Any] = {
             name: {"classes": list(manifests[name].space.names)}

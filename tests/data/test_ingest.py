@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,6 +194,14 @@ def test_an_empty_source_is_refused(source: MadeSource, tmp_path: Path) -> None:
         ingest(source, str(tmp_path / "out"), **QUIET)
 
 
+def test_a_worker_process_imports_what_it_needs_alone() -> None:
+    """Importing torch costs each worker process seconds, Ray and readers it gets or never needs."""
+    heavy = "{'torch', 'torchvision', 'ray', 'matplotlib', 'scipy', 'msgspec', 'datasets'}"
+    said = f"import sys, xray_det.data.ingest, xray_det.data.statistics; sys.exit(str({heavy} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True)
+    assert ended.stderr.strip() == "set()"
+
+
 KILLED = """
 import os, random, signal, sys
 from pathlib import Path
@@ -250,6 +259,37 @@ def test_killed_again_and_again_it_ends_with_the_same_folder(source: MadeSource,
     assert {name for name in killed if name not in partial} == set(calm)
     placed = {"source.json"} | {name for name in calm if name.startswith("shards/")}  # these name the folder
     assert all(killed[name] == calm[name] for name in set(calm) - placed)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from made_source import MadeSource
+from xray_det.data.ingest import ingest
+ingest(MadeSource(Path(sys.argv[2])), sys.argv[3], rows=1, progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_of_ray_data_is_gone_on_with(source: MadeSource, tmp_path: Path) -> None:
+    """SIGKILL ends the driver while its tasks run; the tasks' half-written files do no harm."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), str(source.root), str(out)]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finished = out / "work/findings"
+    while driver.poll() is None and len(list(finished.glob("*.parquet"))) < 4:
+        time.sleep(0.002)
+    driver.kill()
+    driver.wait()
+    assert not (out / "manifest.json").exists(), "it was too late"
+    undisturbed = ingest(source, str(tmp_path / "undisturbed"), **{**QUIET, "rows": 1})
+    assert ingest(source, str(out), **{**QUIET, "rows": 1}).fingerprint == undisturbed.fingerprint
+    shards_of = [
+        {n: b for n, b in contents(f).items() if n.startswith("shards")} for f in (out, tmp_path / "undisturbed")
+    ]
+    assert shards_of[0] == shards_of[1]
 
 
 def test_a_full_disk_is_said_clearly(source: MadeSource, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from xray_det.data import ingest as ingest_module
 from xray_det.data.formats.source import open_source
-from xray_det.data.ingest import ingest
+from xray_det.data.ingest import ingest, ingest_published
 from xray_det.data.manifest import Manifest
+from xray_det.data.miniature.parameters import Miniature
+from xray_det.data.miniature.releases import write
 from xray_det.data.schema import BoxFlag
 from xray_det.data.statistics import measure
 
@@ -145,3 +147,25 @@ def test_every_real_defect_is_caught_in_its_image(shared_data: Path, tmp_path: P
         for box, flags in zip(row["boxes"], row["flags"], strict=True):
             x1, y1, x2, y2 = np.clip(box, 0, [row["width"], row["height"]] * 2)
             assert bool(flags & BoxFlag.NO_AREA) == (x2 <= x1 or y2 <= y1)
+
+
+def test_both_releases_of_the_miniature_come_through_whole(tmp_path: Path) -> None:
+    """Patches, fractions of the image, image-level labels, a hierarchy: and exactly the planted defects."""
+    small = Miniature(classes=8, images=60, validation_images=12, defects=1)
+    releases = write(tmp_path / "miniature", small, progress=False)
+    for folder, exhaustive in ((releases.objects365, True), (releases.open_images, False)):
+        made = ingest_published([folder], str(tmp_path / folder.name), progress=False)
+        planted = dict(releases.planted[folder.name])
+        assert made.quarantined == {"truncated_image": planted.pop("truncated_image")}
+        assert made.repaired == planted
+        assert made.exhaustive == exhaustive
+        assert (made.hierarchy is None) == exhaustive
+        assert Manifest.load(made.folder) == made
+        rows = [row for uri in made.shard_uris for row in pq.read_table(uri).to_pylist()]
+        assert any(row["verified_negative"] for row in rows) != exhaustive
+        for row in rows:
+            assert Path(row["image"]["path"]).is_file()
+            for box, flags in zip(row["boxes"], row["flags"], strict=True):
+                if not flags & BoxFlag.NO_AREA:  # in pixels, whatever was published
+                    assert box[2] - box[0] > 2
+                    assert box[3] - box[1] > 2
