@@ -1,6 +1,7 @@
 """A small dataset of pictures of many sizes, ingested, and a small detector that finds something in them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,12 @@ SIZES = [(48, 32), (32, 48), (64, 32), (32, 72), (32, 32)]  # (width, height)
 NAMES = ("cup", "plate", "fork")
 
 
-def dataset(folder: Path, images: int = 23, name: str = "made", orientation: int = 1) -> str:
-    """Ingest ``images`` pictures with a few boxes each; the folder of the result."""
+def dataset(folder: Path, images: int = 23, boxes: Mapping[int, list[tuple[int, list[float]]]] | None = None) -> str:
+    """Ingest ``images`` pictures; the folder of the result.
+
+    Args:
+        boxes: image -> (class row, x y width height); None: up to two a picture.
+    """
     root = folder / "published"
     (root / "images").mkdir(parents=True)
     rng = np.random.default_rng(7)
@@ -32,18 +37,15 @@ def dataset(folder: Path, images: int = 23, name: str = "made", orientation: int
     for k in range(images):
         width, height = SIZES[k % len(SIZES)]
         coarse = Image.fromarray(rng.integers(0, 255, (5, 7, 3), dtype=np.uint8))
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        coarse.resize((width, height), Image.Resampling.BICUBIC).save(root / "images" / f"{k}.png", exif=exif)
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(root / "images" / f"{k}.png")
         document["images"].append({"id": k, "file_name": f"{k}.png", "width": width, "height": height})
-        for _ in range(k % 3):
-            x, y = rng.integers(0, 16, 2).tolist()
-            number = len(document["annotations"])
-            box: dict[str, object] = {"id": number, "image_id": k, "category_id": 10 + number % 3}
-            document["annotations"].append({**box, "bbox": [x, y, 12, 14], "area": 168, "iscrowd": 0})
+        some = [(j % 3, [*rng.integers(0, 16, 2).tolist(), 12, 14]) for j in range(k % 3)]
+        for row, box in some if boxes is None else boxes.get(k, []):
+            of = {"id": len(document["annotations"]), "image_id": k, "category_id": 10 + row, "iscrowd": 0}
+            document["annotations"].append({**of, "bbox": box, "area": box[2] * box[3]})
     (root / "annotations").mkdir()
     (root / "annotations" / "instances_train.json").write_text(json.dumps(document))
-    return ingest(open_source(root), str(folder / "shards"), name=name, progress=False).folder
+    return ingest(open_source(root), str(folder / "shards"), name="made", progress=False).folder
 
 
 def detector(num_classes: int = 3) -> Detector:

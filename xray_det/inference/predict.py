@@ -13,11 +13,11 @@ Batches are formed inside parts, so the result does not depend on how many proce
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,9 @@ from xray_det.models.weights import WEIGHTS_FILE, load_detector, read_config
 
 #: So few images are predicted in this process, unless Ray is up: starting it takes longer.
 _HERE_IMAGES: Final = 64
+_Part: TypeAlias = tuple[int, np.ndarray, pa.Table]
+_Decode: TypeAlias = Callable[[pa.Table], Iterator[pa.Table]]
+_Forward: TypeAlias = Callable[..., pa.Table]
 _COLUMNS = ["image_id", "dataset", "path", "offset", "length", "width", "height"]
 
 
@@ -119,15 +122,18 @@ def predict(
         raise InputError("selections", f"two datasets are named {names}", "Predict them into folders of their own")
     augmentation = (augmentation or trained_augmentation(weights)).evaluation()
     space = LabelSpace.from_json(read_config(weights)["label_space"])
-    _claim(out, weights, annotations, augmentation, settings)
+    digest = _claim(out, weights, annotations, augmentation, settings)
     sizes = np.diff([*range(0, len(annotations), settings.part_images), len(annotations)]).tolist()
     missing = [part for part in range(len(sizes)) if not storage.exists(_part(out, part))]
     schema = detection_schema(space)
+    decode = partial(_decode, path=annotations.path, augmentation=augmentation, settings=settings)
+    forward = partial(_forward, weights=weights, digest=digest, precision=settings.precision, names=names)
+    left = sum(sizes[part] for part in missing)
+    batches = _here(decode, forward, settings, missing) if _is_here(settings, left) else None
     with Progress(disable=not progress) as bars:
-        bar = bars.add_task("predict", total=len(annotations))
-        bars.update(bar, completed=len(annotations) - sum(sizes[part] for part in missing))
+        bar = bars.add_task("predict", total=len(annotations), completed=len(annotations) - left)
         waiting: dict[int, list[tuple[np.ndarray, pa.Table]]] = {}
-        for part, rows, table in _stream(weights, annotations, augmentation, settings, names, missing):
+        for part, rows, table in batches or _by_ray(decode, forward, settings, missing):
             done = waiting.setdefault(part, [])
             done.append((rows, table))
             bars.advance(bar, len(rows))
@@ -161,24 +167,26 @@ def trained_augmentation(weights: str) -> Augmentation:
     return stored.evaluation()
 
 
-def _stream(
-    weights: str,
-    annotations: Annotations,
-    augmentation: Augmentation,
-    settings: Predicting,
-    names: list[str],
-    parts: list[int],
-) -> Iterator[tuple[int, np.ndarray, pa.Table]]:
-    """(part, rows of it, their detections) batch by batch, in any order."""
+def _is_here(settings: Predicting, images: int) -> bool:
+    """Whether to predict in this process."""
+    if settings.where != "auto" or images > _HERE_IMAGES:
+        return settings.where == "here"
+    import ray
+
+    return not ray.is_initialized()
+
+
+def _here(decode: _Decode, forward: _Forward, settings: Predicting, parts: list[int]) -> Iterator[_Part]:
+    """(part, rows of it, their detections) batch by batch."""
+    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    for part in parts:
+        for block in decode(pa.table({"part": [part]})):
+            yield from _found(forward(block, device=device))
+
+
+def _by_ray(decode: _Decode, forward: _Forward, settings: Predicting, parts: list[int]) -> Iterator[_Part]:
+    """The same in any order."""
     if not parts:
-        return
-    decode = partial(_decode, path=annotations.path, augmentation=augmentation, settings=settings)
-    options: dict[str, Any] = {"weights": weights, "precision": settings.precision, "names": names}
-    if _here(settings, len(parts)):
-        device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        for part in parts:
-            for block in decode(pa.table({"part": [part]})):
-                yield from _found(_forward(block, device=device, **options))
         return
     import ray.data
 
@@ -196,29 +204,21 @@ def _stream(
     if gpus:
         dataset = dataset.map_batches(
             _OnGpu,
-            fn_constructor_kwargs=options,
+            fn_constructor_args=[forward],
             batch_size=None,
             batch_format="pyarrow",
             num_gpus=1,
             compute=ray.data.ActorPoolStrategy(size=gpus),
         )
     else:
-        forward = partial(_forward, device="cpu", **options)
-        dataset = dataset.map_batches(forward, batch_size=None, batch_format="pyarrow", num_cpus=settings.cpus)
+        dataset = dataset.map_batches(
+            partial(forward, device="cpu"), batch_size=None, batch_format="pyarrow", num_cpus=settings.cpus
+        )
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from _found(block)
 
 
-def _here(settings: Predicting, parts: int) -> bool:
-    """Whether to predict in this process."""
-    if settings.where != "auto" or parts * settings.part_images > _HERE_IMAGES:
-        return settings.where == "here"
-    import ray
-
-    return not ray.is_initialized()
-
-
-def _found(block: pa.Table) -> Iterator[tuple[int, np.ndarray, pa.Table]]:
+def _found(block: pa.Table) -> Iterator[_Part]:
     """What ``_forward`` wrote; raises what the user must mend."""
     for row in range(block.num_rows):
         if error := block["error"][row].as_py():
@@ -244,26 +244,25 @@ def _decode(block: pa.Table, *, path: Path, augmentation: Augmentation, settings
             yield wire.to_row(part, arrays, some["image_id"].to_pylist())
 
 
-def _forward(block: pa.Table, *, weights: str, precision: str, names: list[str], device: str) -> pa.Table:
+def _forward(block: pa.Table, *, weights: str, digest: str, precision: str, names: list[str], device: str) -> pa.Table:
     """Detections of each batch of a block: part, rows of the part, an Arrow stream; or what the user must mend."""
     found: dict[str, list[Any]] = {"part": [], "rows": [], "detections": [], "error": []}
-    for row in range(block.num_rows):
-        try:
-            part, arrays, image_ids = wire.from_row(block, row)
+
+    def add(*values: Any) -> None:
+        for column, value in zip(found.values(), values, strict=True):
+            column.append(value)
+
+    try:
+        for part, arrays, image_ids in wire.from_rows(block):
             rows, dataset = arrays.pop("rows"), arrays.pop("dataset")
-            detector = _detector(weights, device)
-            answer = detect(detector, Pictures(**arrays), precision=getattr(torch, precision))
+            answer = detect(_detector(weights, digest, device), Pictures(**arrays), precision=getattr(torch, precision))
             table = detection_rows(answer, image_ids, [names[number] for number in dataset])
-        except InputError as error:
-            stop = [error.where, error.problem, error.remedy]
-            values: tuple[Any, ...] = (-1, [], b"", json.dumps(stop))
-        else:
             sink = io.BytesIO()
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_batch(table)
-            values = (part, rows, sink.getvalue(), None)
-        for name, value in zip(found, values, strict=True):
-            found[name].append(value)
+            add(part, rows, sink.getvalue(), None)
+    except InputError as error:
+        add(-1, [], b"", json.dumps([error.where, error.problem, error.remedy]))
     kinds = (pa.int64(), pa.list_(pa.int64()), pa.large_binary(), pa.string())
     columns = {name: pa.array(found[name], kind) for name, kind in zip(found, kinds, strict=True)}
     return pa.table(columns)
@@ -272,22 +271,22 @@ def _forward(block: pa.Table, *, weights: str, precision: str, names: list[str],
 class _OnGpu:
     """An actor that holds the detector on its GPU."""
 
-    def __init__(self, **options: Any) -> None:
-        self._options = options
+    def __init__(self, forward: _Forward) -> None:
+        self._forward = partial(forward, device="cuda")
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return _forward(block, device="cuda", **self._options)
+        return self._forward(block)
 
 
 @lru_cache(maxsize=1)
-def _detector(weights: str, device: str) -> Detector:
-    """One a process; a folder's weights never change while a prediction runs."""
+def _detector(weights: str, digest: str, device: str) -> Detector:
+    """One a process. The digest is in the key: a cluster's processes outlive a folder's content."""
     detector, _ = load_detector(weights)
     return detector.to(device).to(memory_format=torch.channels_last)
 
 
-def _claim(out: str, weights: str, annotations: Annotations, augmentation: Augmentation, settings: Predicting) -> None:
-    """Say in the folder what is predicted there; refuse a folder that says something else."""
+def _claim(out: str, weights: str, annotations: Annotations, augmentation: Augmentation, settings: Predicting) -> str:
+    """Say in the folder what is predicted there; refuse a folder that says something else. The weights' digest."""
     digest = hashlib.sha256(storage.read_bytes(storage.join(weights, WEIGHTS_FILE))).hexdigest()[:16]
     numbers = np.diff(annotations.starts).tolist()
     pairs = list(zip(annotations.manifests, annotations.selections, numbers, strict=True))
@@ -309,6 +308,7 @@ def _claim(out: str, weights: str, annotations: Annotations, augmentation: Augme
             )
     else:
         storage.write_json(address, said)
+    return digest
 
 
 def _part(folder: str, part: int) -> str:

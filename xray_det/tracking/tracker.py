@@ -104,7 +104,8 @@ class Tracker(Journal):
         parent_run_id: MLflow id of the parent run, for a trial of a sweep.
         parent_folder: instead, the parent's run folder: works too when the server was down when the parent began.
         system_metrics_s: seconds between samples of this machine, 0 for none.
-        patience_s: how long to wait for the first answer before going on without one.
+        patience_s: how long ``ready`` waits for the first answer before going on without one.
+        wait: call ``ready`` at once. Without, other slow things can start meanwhile; call it then.
 
     Attributes:
         uri: the tracking address in use.
@@ -126,6 +127,7 @@ class Tracker(Journal):
         parent_folder: str | None = None,
         system_metrics_s: float = 10.0,
         patience_s: float = 60.0,
+        wait: bool = True,
     ) -> None:
         self.uri = check_uri(uri or default_uri())
         self.run_folder = os.fspath(run_folder)
@@ -153,18 +155,29 @@ class Tracker(Journal):
         self.created: float = run["created"]
         self.status("RUNNING")
         self.tags(environment_tags())
-        self._sender: SenderProcess | None = None
-        if self.uri != "off":
-            self._sender = SenderProcess(self.run_folder, self.uri)
-            try:
-                self._sender.first_word(patience_s)
-            except InputError:
-                self._sender.kill()
-                super().close()
-                raise
+        self._patience_s = patience_s
+        self._sender = None if self.uri == "off" else SenderProcess(self.run_folder, self.uri)
         self._system = SystemMetrics(self, started=self.created, interval_s=system_metrics_s)
+        if wait:
+            self.ready()
         if system_metrics_s > 0:
             self._system.start()
+
+    def ready(self) -> None:
+        """Wait for the server's first answer, a bounded time (a database takes 4 to 8 s: MLflow is imported).
+
+        Raises:
+            InputError: the address cannot work.
+        """
+        if self._sender is None:
+            return
+        try:
+            self._sender.first_word(self._patience_s)
+        except InputError:
+            self._system.stop()
+            self._sender.kill()
+            self.close()
+            raise
 
     @property
     def destination(self) -> Destination | None:
@@ -187,6 +200,8 @@ class Tracker(Journal):
         if self._sender is None:
             return 0
         left = self._sender.finish(patience_s)
+        if self._sender.wrong is not None:
+            log.warning("%s", self._sender.wrong)
         if left:
             log.warning(
                 "%s: MLflow did not take %d records; they are kept in %s. Send them with: "
@@ -209,7 +224,7 @@ class SenderProcess:
         self._run_folder, self._uri = run_folder, uri
         self.destination: Destination | None = None
         self._spoke = threading.Event()
-        self._wrong: InputError | None = None
+        self.wrong: InputError | None = None
         self._start()
 
     def _start(self) -> None:
@@ -232,7 +247,7 @@ class SenderProcess:
             if state == "ready":
                 self.destination = Destination(uri=self._uri, **said)
             elif state == "wrong":
-                self._wrong = InputError(**said)
+                self.wrong = InputError(**said)
             elif state == "down":
                 log.warning("MLflow at %s does not answer (%s); records wait for it", self._uri, said["problem"])
             self._spoke.set()
@@ -242,12 +257,12 @@ class SenderProcess:
         """Wait for the first answer. Raises InputError if the address is wrong."""
         if not self._spoke.wait(patience_s):
             log.warning("MLflow at %s has not answered for %g s; records are kept", self._uri, patience_s)
-        if self._wrong is not None:
-            raise self._wrong
+        if self.wrong is not None:
+            raise self.wrong
 
     def finish(self, patience_s: float) -> int:
         """Let it send what is there, for at most ``patience_s``; how many records are left."""
-        if self._process.poll() is not None and self._wrong is None:
+        if self._process.poll() is not None and self.wrong is None:
             self._start()  # something killed it
         assert self._process.stdin is not None
         try:

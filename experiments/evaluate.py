@@ -1,0 +1,219 @@
+"""Evaluate: a detector's weights on ingested datasets, by the COCO, Open Images and VOC protocols.
+
+    python experiments/evaluate.py ~/xray_det/runs/fod/phases/1/weights --data ~/xray_det/fod_a --json scores.json
+    python experiments/evaluate.py WEIGHTS --data A B --split test --protocols coco --run ~/xray_det/runs/fod
+
+Predicts (predict.py says how; finished parts are kept, so a second evaluation is quick) and scores each dataset in its
+own classes against its published boxes, unrepaired. Prints a table of metrics, average precision by head, middle and
+tail (thirds of the classes by training images), and the classes; writes OUT/scores.json and figures (precision
+against recall, average precision by frequency).
+
+--run RUN adds the numbers and figures to the MLflow run of that training (its run folder), under
+evaluate/DATASET/PROTOCOL/METRIC; each further evaluation is the next step of these metrics.
+
+Detections of classes that a dataset does not annotate are left out. The COCO protocol counts every detection that meets
+no box as wrong; on data where only verified labels tell what is absent (Open Images) read the Open Images protocol.
+
+Cost: predicting, then a second for 10,000 images.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from xray_det import storage
+from xray_det.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from xray_det.data.annotations import Selection
+    from xray_det.evaluation.assess import Protocol
+    from xray_det.evaluation.result import Result
+    from xray_det.inference.predict import Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """What to evaluate on what."""
+
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
+    """Weights folder of a detector."""
+    data: tuple[str, ...]
+    """Folders of ingested datasets."""
+    split: str | None = None
+    """Split to evaluate, "all" for every image. Unless given: val, else test, else every image."""
+    protocols: tuple[Literal["coco", "open_images", "voc"], ...] = ("coco", "open_images", "voc")
+    """What to score by."""
+    out: str | None = None
+    """Folder for detections, scores and figures; WEIGHTS/evaluation/DATASET-SPLIT unless given."""
+    json: Path | None = None
+    """Write the scores to this file too."""
+    run: str | None = None
+    """Run folder of the training, to add the numbers to its MLflow run."""
+    batch: int = 8
+    """Images a forward pass."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the cluster's GPUs if it has any."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is autocast."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One dataset under one protocol; ``bands`` are the AP of head, middle and tail by ``counts`` [C]."""
+
+    dataset: str
+    protocol: str
+    result: "Result"
+    bands: dict[str, float]
+    counts: "np.ndarray"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What is defined: neither NaN nor COCO's -1."""
+        values = {**self.result.metrics, **self.bands}
+        return {name: float(value) for name, value in values.items() if value == value and value != -1}
+
+
+def main(args: Args) -> None:
+    from xray_det.data.annotations import Selection
+    from xray_det.data.manifest import Manifest
+    from xray_det.inference.predict import Predicting, predict
+
+    selections = tuple(Selection(folder=folder, split=split_of(folder, args.split)) for folder in args.data)
+    names = "_".join(f"{Manifest.load(chosen.folder).name}-{chosen.split or 'all'}" for chosen in selections)
+    out = args.out or storage.join(args.weights, "evaluation", names)
+    settings = Predicting(batch=args.batch, device=args.device, precision=args.precision)
+    prediction = predict(args.weights, selections, out, settings=settings)
+    scored = [one for selection in selections for one in score(prediction, selection, args.protocols, args.weights)]
+    table: dict[str, Any] = {}
+    for one in scored:
+        bands = {name: value if value == value else None for name, value in one.bands.items()}
+        table.setdefault(one.dataset, {})[one.protocol] = {**one.result.to_json(), **bands}
+    storage.write_json(storage.join(out, "scores.json"), table)
+    if args.json is not None:
+        storage.write_json(args.json, table)
+    show(scored)
+    figures = draw(scored, out)
+    print(f"scores and figures: {out}")
+    if args.run is not None:
+        track(args.run, scored, figures)
+
+
+def split_of(folder: str, asked: str | None) -> str | None:
+    """The split to evaluate; None for every image. Says so where it was not asked for."""
+    from xray_det.data.manifest import Manifest
+
+    if asked is not None:
+        return None if asked == "all" else asked
+    manifest = Manifest.load(folder)
+    split = next((name for name in ("val", "test") if manifest.splits.get(name)), None)
+    print(f"{manifest.name}: evaluating {f'the split {split}' if split else 'every image (it has no val or test)'}")
+    return split
+
+
+def score(
+    prediction: "Prediction", selection: "Selection", protocols: "tuple[Protocol, ...]", weights: str
+) -> list[Scored]:
+    """A dataset under each protocol, with bands by the training images of the detector's own training data."""
+    from xray_det.data.manifest import Manifest
+    from xray_det.evaluation.assess import assess, trained_counts
+    from xray_det.evaluation.bands import by_band
+    from xray_det.labels.frequency import bands
+
+    dataset = Manifest.load(selection.folder)
+    trained = trained_on(weights)
+    if trained is None:
+        print(
+            f"{dataset.name}: the training data are not there; bands go by this dataset's own images", file=sys.stderr
+        )
+    counts = trained_counts(prediction.space, trained or [dataset], dataset)
+    results = {protocol: assess(prediction, selection, protocol) for protocol in protocols}
+    return [
+        Scored(dataset=dataset.name, protocol=p, result=r, bands=by_band(r, bands(counts)), counts=counts)
+        for p, r in results.items()
+    ]
+
+
+def trained_on(weights: str) -> "list[Any] | None":
+    """Manifests of the datasets a detector was trained on; None when it does not say or they have gone."""
+    from xray_det.data.manifest import FILE, Manifest
+    from xray_det.models.weights import read_config
+
+    experiment = read_config(weights).get("experiment") or {}
+    folders = [selection["folder"] for selection in (experiment.get("data") or {}).get("train", ())]
+    if not folders or not all(storage.exists(storage.join(folder, FILE)) for folder in folders):
+        return None
+    return [Manifest.load(folder) for folder in folders]
+
+
+def show(scored: list[Scored]) -> None:
+    """One table a protocol, a row a dataset; and the classes of each dataset, by falling training count."""
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for protocol in dict.fromkeys(one.protocol for one in scored):
+        rows = [one for one in scored if one.protocol == protocol]
+        names = list(dict.fromkeys(name for one in rows for name in {**one.result.metrics, **one.bands}))
+        table = Table("dataset", *names, title=protocol)
+        for one in rows:
+            table.add_row(one.dataset, *(f"{one.metrics[n]:.3f}" if n in one.metrics else "-" for n in names))
+        console.print(table)
+    for dataset in dict.fromkeys(one.dataset for one in scored):
+        own = [one for one in scored if one.dataset == dataset]
+        table = Table("class", "training images", *(f"AP {one.protocol}" for one in own), title=dataset)
+        for row in np.argsort(-own[0].counts, kind="stable"):
+            values = [one.result.ap[row] for one in own]
+            if not np.isnan(values).all():
+                cells = ("-" if np.isnan(value) else f"{value:.3f}" for value in values)
+                table.add_row(own[0].result.space.names[row], str(own[0].counts[row]), *cells)
+        console.print(table)
+
+
+def draw(scored: list[Scored], out: str) -> dict[str, bytes]:
+    """Figures as PNG, written to OUT/figures: precision against recall, and average precision by frequency."""
+    import io
+
+    from xray_det.evaluation.figures import by_frequency, precision_recall
+
+    drawn: dict[str, bytes] = {}
+    for one in scored:
+        figures = {
+            "precision_recall": precision_recall(one.result),
+            "by_frequency": by_frequency({one.dataset: one.result}, one.counts),
+        }
+        for kind, figure in figures.items():
+            name, image = f"{one.dataset}_{one.protocol}_{kind}.png", io.BytesIO()
+            figure.savefig(image, format="png", dpi=120)
+            drawn[name] = image.getvalue()
+            storage.write_bytes(storage.join(out, "figures", name), drawn[name])
+    return drawn
+
+
+def track(run_folder: str, scored: list[Scored], figures: dict[str, bytes]) -> None:
+    """Add the numbers to the run's journal, and send them."""
+    from xray_det.tracking.journal import Journal, read_points
+    from xray_det.tracking.resend import resend
+
+    points = read_points(run_folder)
+    metrics = {f"evaluate/{one.dataset}/{one.protocol}/{name}": v for one in scored for name, v in one.metrics.items()}
+    step = 1 + max((max(points[name]) for name in metrics if name in points), default=-1)
+    with Journal(run_folder, "evaluate") as journal:
+        journal.log(metrics, step)
+        for name, image in figures.items():
+            journal.artifact(f"evaluation/{step}/{name}", image)
+    left = resend(run_folder, patience_s=60)
+    print(f"added to the run's MLflow run as step {step}" + (f"; {left} records wait for the server" if left else ""))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except InputError as error:
+        sys.exit(f"evaluate.py: {error}")
