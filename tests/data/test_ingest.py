@@ -174,12 +174,29 @@ def test_strict_names_file_and_kind_and_publishes_nothing(source: MadeSource, tm
     assert ingest(clean, str(tmp_path / "clean-out"), strict=True, phash=True, **QUIET).images == IMAGES
 
 
+@pytest.mark.parametrize("pack", [False, True])
+def test_after_a_refusal_mended_images_are_looked_at_again(source: MadeSource, tmp_path: Path, pack: bool) -> None:
+    out = str(tmp_path / "out")
+    for k in (9, 10, 11, 12):  # what stands in the annotations cannot be mended without changing these
+        source.boxes[k], source.labels[k] = [[1, 1, 9, 9]], [0]
+    with pytest.raises(InputError, match="truncated_image"):
+        ingest(source, out, strict=True, pack=pack, **QUIET)
+    for k in (3, 5, 6, 7, 17, 18):
+        (source.root / f"{k}.jpg").write_bytes(jpeg(k))
+    manifest = ingest(source, out, strict=True, pack=pack, **QUIET)
+    assert (manifest.images, manifest.repaired, manifest.quarantined) == (IMAGES, {}, {})
+    assert manifest.fingerprint == ingest(source, str(tmp_path / "fresh"), **QUIET).fingerprint
+
+
 def test_too_many_quarantined_images_are_refused(source: MadeSource, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2 of 23 annotated images .* for example 3\.jpg: truncated_image"):
         ingest(source, str(tmp_path / "out"), max_quarantined=0.05, **QUIET)
     assert ingest(source, str(tmp_path / "out"), max_quarantined=0.1, **QUIET).images == 21
     for k in range(10, 23):
         (source.root / f"{k}.jpg").unlink()
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        ingest(source, str(tmp_path / "a file/out"), **QUIET)
     with pytest.raises(InputError, match="15 of 23"):  # more than ten, and than a tenth
         ingest(source, str(tmp_path / "half"), **QUIET)
     for k in range(10):

@@ -25,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import pyarrow as pa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from xray_det import storage
@@ -136,14 +135,13 @@ def _ingest(source: "Source", paths: Sequence[Path], folder: str, how: How, prog
         pack=how.pack,
     )
     with storage_errors(folder):
+        _make(folder)
         claim(source, paths, folder, how.name, how.written)
         if storage.exists(storage.join(folder, "manifest.json")):
             return _finished(folder, shop.root, how)
         with _bars(progress) as bars:
             gathered, between = _work(source, shop, how, bars)
         manifest = publish.assemble(source, shop, gathered, between)
-        if how.strict:
-            publish.refuse_defects(folder, shop.root, manifest)
         manifest.save(folder)
         return _finished(folder, shop.root, how)
 
@@ -154,12 +152,12 @@ def _finished(folder: str, root: str, how: How) -> Manifest:
     if storage.exists(storage.join(folder, "work")):  # intermediate files: the manifest says that all is done
         fs.delete_dir(work)
     if how.strict:
-        publish.refuse_defects(folder, root, manifest)
+        publish.refuse_defects(folder, root, {**manifest.repaired, **manifest.quarantined})
     return manifest
 
 
-def _work(source: "Source", shop: Workshop, how: How, bars: Progress) -> tuple[publish.Gathered, pa.Table]:
-    """Read, examine, compare, pack: all but the manifest. Returns what is known, and the findings between images."""
+def _work(source: "Source", shop: Workshop, how: How, bars: Progress) -> tuple[publish.Gathered, publish.Between]:
+    """Read, examine, compare, refuse, pack: all but the manifest."""
     reading = bars.add_task(f"{shop.dataset}: reading annotations", total=None)
     counts = spill(source, shop, how.rows, partial(bars.advance, reading))
     bars.update(reading, total=sum(counts))
@@ -171,14 +169,29 @@ def _work(source: "Source", shop: Workshop, how: How, bars: Progress) -> tuple[p
     for part in each(partial(_examine, shop), waiting):
         bars.advance(examining, counts[part])
     gathered = publish.gather(shop, len(counts))
-    between = publish.findings_between_images(shop, gathered)
+    between = publish.compare_images(shop, gathered)
     publish.write_reports(shop, len(counts), between)
-    publish.refuse_too_many(shop, gathered, how.max_quarantined)
+    try:
+        publish.refuse_too_many(shop, gathered, how.max_quarantined)
+        if how.strict:
+            found = gathered.repaired + between.counts + gathered.quarantined
+            publish.refuse_defects(shop.folder, shop.root, found)
+    except InputError:
+        publish.reopen_defective(shop, gathered, between)
+        raise
     if shop.pack:
         packing = bars.add_task(f"{shop.dataset}: packing images", total=gathered.images)
         for images in pack_dataset(shop, gathered.starts, how.pack_bytes, each):
             bars.advance(packing, images)
     return gathered, between
+
+
+def _make(folder: str) -> None:
+    fs, path = storage.locate(folder)
+    try:
+        fs.create_dir(path, recursive=True)
+    except OSError as error:
+        raise InputError(folder, f"this folder cannot be made ({error})", "Choose another folder") from error
 
 
 def _absolute(folder: str) -> str:

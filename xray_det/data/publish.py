@@ -1,7 +1,7 @@
 """Ingest's last step: what the parts hold together, then the manifest. Nothing is published before the manifest is."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Final
@@ -118,21 +118,57 @@ def _first(shop: Workshop, part: int) -> Iterator[str]:
         yield f"{row['path'] or row['image_id']}: {row['kind']} ({row['detail']})"
 
 
-def findings_between_images(shop: Workshop, gathered: Gathered) -> pa.Table:
-    """Images that stand in the dataset twice, or in two splits, as FINDINGS."""
+@dataclass(frozen=True, kw_only=True)
+class Between:
+    """What only the whole dataset shows.
+
+    Attributes:
+        findings: FINDINGS of images that stand in it twice, or in two splits.
+        rows: int64, the rows of these images and of the images they are named after.
+    """
+
+    findings: pa.Table
+    rows: np.ndarray
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Findings by kind."""
+        counted = pc.value_counts(self.findings.column("kind")).to_pylist()
+        return Counter({str(one["values"]): int(one["counts"]) for one in counted})
+
+
+def compare_images(shop: Workshop, gathered: Gathered) -> Between:
+    """Find images that stand in the dataset twice, or in two splits: by bytes, and by likeness when asked."""
     same = same_bytes(gathered.sha1)
+    twins = [same]
     tables = [_name(shop, gathered, same, str(Defect.DUPLICATE_IMAGE), "the same bytes as")]
     if len(gathered.splits) > 1:
         # 64 bits of SHA-1 tell 1e7 images apart but for one chance in 4e5; nobody forges a training image.
         digest = np.ascontiguousarray(gathered.sha1.view(np.uint8).reshape(-1, 20)[:, :8]).view(np.uint64).reshape(-1)
         leaked = across_splits(digest, gathered.split, distance=0)
+        twins.append(leaked)
         tables.append(_name(shop, gathered, leaked, IN_TWO_SPLITS, "the same bytes as"))
         if gathered.phash is not None:
             alike = across_splits(gathered.phash, gathered.split, distance=ALIKE_DISTANCE)
             kept = ~np.isin(alike.row, leaked.row)  # said already
             alike = Twins(row=alike.row[kept], other=alike.other[kept], distance=alike.distance[kept])
+            twins.append(alike)
             tables.append(_name(shop, gathered, alike, ALIKE_IN_TWO_SPLITS, f"of {ALIKE_DISTANCE} allowed, looks like"))
-    return pa.concat_tables(tables)
+    rows = np.concatenate([side for pair in twins for side in (pair.row, pair.other)])
+    return Between(findings=pa.concat_tables(tables), rows=np.unique(rows))
+
+
+def reopen_defective(shop: Workshop, gathered: Gathered, between: Between) -> None:
+    """Let every part in which anything was found be examined again: by then its images may have been mended."""
+    named = set((np.searchsorted(gathered.starts, between.rows, "right") - 1).tolist())
+    for part in range(len(gathered.starts) - 1):
+        reports = [shop.file(kind, part) for kind in ("findings", "quarantine")]
+        if part in named or any(shards.read_table(report).num_rows for report in reports):
+            fs, path = storage.locate(reports[0])
+            fs.delete_file(path)
+    for kind in ("packs", "shards") if shop.pack else ():  # of a run without strict that was interrupted
+        fs, path = storage.locate(storage.join(shop.folder, kind))
+        fs.delete_dir_contents(path, missing_dir_ok=True)
 
 
 def _name(shop: Workshop, gathered: Gathered, twins: Twins, kind: str, says: str) -> pa.Table:
@@ -149,31 +185,37 @@ def _name(shop: Workshop, gathered: Gathered, twins: Twins, kind: str, says: str
     )
 
 
-def write_reports(shop: Workshop, parts: int, between: pa.Table) -> None:
+def write_reports(shop: Workshop, parts: int, between: Between) -> None:
     """findings.parquet, quarantine.parquet and digests.parquet of the whole dataset."""
 
     def of(kind: str) -> Iterable[pa.Table]:
         return (shards.read_table(shop.file(kind, part)).replace_schema_metadata() for part in range(parts))
 
     findings = storage.join(shop.folder, "findings.parquet")
-    shards.write_tables(chain(of("findings"), [between]), FINDINGS, findings)
+    shards.write_tables(chain(of("findings"), [between.findings]), FINDINGS, findings)
     shards.write_tables(of("quarantine"), FINDINGS, storage.join(shop.folder, "quarantine.parquet"))
     shards.write_tables(of("digests"), DIGESTS, storage.join(shop.folder, "digests.parquet"))
 
 
-def refuse_defects(folder: str, root: str, manifest: Manifest) -> None:
+def refuse_defects(folder: str, root: str, counts: Mapping[str, int]) -> None:
     """What ``strict`` means: the first defect as an error, with the counts of all.
+
+    Args:
+        folder: where the reports lie.
+        root: of the published dataset.
+        counts: by kind, of what was repaired, flagged, named or quarantined.
 
     Raises:
         InputError: anything was repaired, flagged, named or quarantined.
     """
-    counts = {**manifest.repaired, **manifest.quarantined}
     if not counts:
         return
     row = next(_reported(folder))
     raise InputError(
         f"{root}: {row['path'] or row['image_id']}",
-        f"{row['kind']} ({row['detail']})" + "; in all " + ", ".join(f"{kind} {n}" for kind, n in counts.items()),
+        f"{row['kind']} ({row['detail']})"
+        + "; in all "
+        + ", ".join(f"{kind} {n}" for kind, n in sorted(counts.items())),
         f"Mend the source (everything is listed in {folder}: findings.parquet and quarantine.parquet), "
         "or ingest without --strict",
     )
@@ -184,7 +226,7 @@ def _reported(folder: str) -> Iterator[dict[str, str]]:
         yield from shards.read_table(storage.join(folder, file)).to_pylist()
 
 
-def assemble(source: "Source", shop: Workshop, gathered: Gathered, between: pa.Table) -> Manifest:
+def assemble(source: "Source", shop: Workshop, gathered: Gathered, between: Between) -> Manifest:
     """The manifest of a finished dataset, not yet saved: one pass over its shards for counts and fingerprint."""
     content = shards.ContentHash()
     total = Statistics.zero(len(source.space))
@@ -201,7 +243,6 @@ def assemble(source: "Source", shop: Workshop, gathered: Gathered, between: pa.T
     splits = {name: int((gathered.split == number).sum()) for number, name in enumerate(gathered.splits)}
     if (gathered.split < 0).any():
         splits[""] = int((gathered.split < 0).sum())
-    named = Counter({str(v["values"]): v["counts"] for v in pc.value_counts(between.column("kind")).to_pylist()})
     return Manifest(
         name=shop.dataset,
         format=source.format,
@@ -216,7 +257,7 @@ def assemble(source: "Source", shop: Workshop, gathered: Gathered, between: pa.T
         splits=dict(sorted(splits.items())),
         image_counts=tuple(total.image_counts.tolist()),
         instance_counts=tuple(total.instance_counts.tolist()),
-        repaired=dict(sorted((gathered.repaired + named).items())),
+        repaired=dict(sorted((gathered.repaired + between.counts).items())),
         quarantined=dict(sorted(gathered.quarantined.items())),
         shards=tuple(kept),
         packed=shop.pack,
