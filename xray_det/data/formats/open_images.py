@@ -34,7 +34,7 @@ from xray_det.errors import InputError
 from xray_det.labels.hierarchy import Hierarchy
 from xray_det.labels.space import Class, LabelSpace
 
-_BUCKET_BYTES = 16 << 20  # of CSV
+_BUCKET_BYTES = 8 << 20  # of CSV
 _MOST_BUCKETS = 200
 _SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG")
 _PLACE: Final = [("id", pa.string()), ("split", pa.int8())]

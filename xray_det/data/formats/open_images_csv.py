@@ -28,7 +28,7 @@ _FLAGS: Final = {
     "IsDepiction": BoxFlag.DEPICTION,
     "IsInside": BoxFlag.INSIDE,
 }
-_BLOCK: Final = 4 << 20
+_BLOCK: Final = 1 << 18
 
 
 class Kind(Enum):

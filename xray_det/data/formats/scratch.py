@@ -40,6 +40,8 @@ class Buckets:
 
     def add(self, rows: pa.RecordBatch, bucket: np.ndarray) -> None:
         """Deal rows out. ``bucket`` int [len(rows)] in [0, count)."""
+        if not rows.num_rows:  # it may still hold the memory of what it was cut from
+            return
         self._pending.append((rows, bucket))
         self._rows += rows.num_rows
         if self._rows >= self._limit:
