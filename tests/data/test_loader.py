@@ -255,8 +255,8 @@ def test_a_batch_that_is_not_the_plans_is_noticed(
     assemble = Recipe.assemble
 
     def swapped(self: Recipe, rows: np.ndarray, first: int, part: slice) -> Any:
-        arrays, ids = assemble(self, rows, first, part)
-        return arrays, ids[::-1]
+        for arrays, ids in assemble(self, rows, first, part):
+            yield arrays, ids[::-1]
 
     monkeypatch.setattr(Recipe, "assemble", swapped)
     with pytest.raises(RuntimeError, match="order was not kept"):

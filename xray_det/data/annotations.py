@@ -156,6 +156,11 @@ def box_labels(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return labels, np.repeat(np.arange(len(boxes)), np.diff(starts))
 
 
+def image_sizes(images: pa.RecordBatch) -> np.ndarray:
+    """int64 [B, 2], (height, width) of the upright images."""
+    return np.stack([images.column("height").to_numpy(), images.column("width").to_numpy()], axis=1).astype(np.int64)
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold the lock beside a file: one process of a node builds, the others wait for it. It ends with the process."""

@@ -46,7 +46,7 @@ class Placement:
         height, width = -(-self.sizes.max(axis=0) // multiple) * multiple
         return int(height), int(width)
 
-    def rows(self, which: slice) -> "Placement":
+    def rows(self, which: slice | np.ndarray) -> "Placement":
         """The same for some of the images."""
         return Placement(crop=self.crop[which], place=self.place[which], sizes=self.sizes[which], flip=self.flip[which])
 
@@ -167,7 +167,7 @@ def place(
 
     image = np.concatenate([np.zeros_like(extent), width[:, None], height[:, None]], axis=1)
     crop = np.concatenate([np.maximum(window[:, :2], image[:, :2]), np.minimum(window[:, 2:], image[:, 2:])], axis=1)
-    seen: np.ndarray = (crop[:, 2:] > crop[:, :2]).all(axis=1)
+    seen = np.asarray((crop[:, 2:] > crop[:, :2]).all(axis=1))
     crop = np.where(seen[:, None], crop, 0)
     exact = (crop.reshape(-1, 2, 2) - window[:, None, :2]) * (shown / extent)[:, None]
     corner = np.clip(np.rint(exact[:, 0]).astype(np.int64), 0, shown - 1)

@@ -248,7 +248,8 @@ class _Batches(Dataset[tuple[int, Batch] | InputError]):
     def __getitem__(self, index: int) -> tuple[int, Batch] | InputError:
         number = int(self.numbers[index])
         try:
-            arrays, ids = self.recipe.assemble(self.rows[number], number * self.rows.shape[1], self.part)
+            rows = self.rows[number : number + 1]
+            ((arrays, ids),) = self.recipe.assemble(rows, number * rows.shape[1], self.part)
         except InputError as error:
             return error  # raised here, torch would raise another exception that holds its traceback as text
         return number, Batch.from_arrays(arrays, ids)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import pyarrow as pa
 
 from xray_det.data import wire
@@ -14,13 +13,13 @@ def assemble_block(block: pa.Table, *, recipe: Recipe, part: slice) -> Iterator[
     """The global batches of a block, this rank's part of each, one row a batch.
 
     Args:
-        block: columns ``batch`` (number of the global batch) and ``rows`` (its rows of the annotations).
+        block: columns ``batch`` (numbers of global batches, consecutive) and ``rows`` (their rows of the annotations).
     """
-    for number, rows in zip(block.column("batch").to_pylist(), block.column("rows"), strict=True):
-        indices = rows.values.to_numpy().astype(np.int64)
-        try:
-            arrays, image_ids = recipe.assemble(indices, number * len(indices), part)
-        except InputError as error:
-            yield wire.to_failure(error)
-            return
-        yield wire.to_row(number, arrays, image_ids)
+    numbers = block.column("batch").to_pylist()
+    rows = block.column("rows").combine_chunks().flatten().to_numpy().reshape(len(numbers), -1)
+    try:
+        assembled = recipe.assemble(rows, numbers[0] * rows.shape[1], part)
+        for number, (arrays, image_ids) in zip(numbers, assembled, strict=True):
+            yield wire.to_row(number, arrays, image_ids)
+    except InputError as error:
+        yield wire.to_failure(error)

@@ -1,0 +1,79 @@
+"""What images teach: their boxes on the canvas, and what each box and each background knows of classes. Torch-free."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from xray_det.data import geometry
+from xray_det.data.annotations import box_labels, image_sizes, ragged
+from xray_det.data.wire import Arrays
+from xray_det.labels.supervision import Supervision
+
+
+def targets(
+    images: pa.RecordBatch, placement: geometry.Placement, maps: Sequence[np.ndarray], supervision: Supervision
+) -> Arrays:
+    """The truth of B images.
+
+    Args:
+        images: rows of data/annotations.py.
+        placement: of these images.
+        maps: for each selection int32 [C_d], unified row of each class of its dataset.
+        supervision: row d of its ``labelled`` is selection d.
+
+    Returns:
+        boxes, box_image, classes, classes_known, region, absence_known: arrays as in data/batch.py.
+    """
+    count, classes = images.num_rows, supervision.num_classes
+    boxes, offsets = ragged(images.column("boxes"))
+    flags, _ = ragged(images.column("flags"))
+    image = np.repeat(np.arange(count), np.diff(offsets))
+    boxes = geometry.clip(boxes, image_sizes(images)[image])
+    ever = geometry.trained(flags)
+    seen, region = placement.seen(boxes, image, geometry.region(flags))
+    kept = ever & seen
+
+    dataset = images.column("dataset").to_numpy()
+    starts = np.cumsum([0, *(len(table) for table in maps)])
+    unified = np.concatenate(maps)
+    labels, label_box = box_labels(images.column("labels"))
+    labels = unified[starts[dataset[image[label_box]]] + labels]
+    multi_hot = np.zeros((len(boxes), classes), bool)
+    multi_hot[label_box, labels] = True
+
+    def verified(name: str) -> tuple[np.ndarray, np.ndarray]:
+        values, bounds = ragged(images.column(name))
+        return unified[starts[np.repeat(dataset, np.diff(bounds))] + values], bounds
+
+    # Where only verified labels tell what is absent, an image's own boxes count as verified; elsewhere they add nothing
+    # to the dataset's own classes, and must not spread to ancestors that it does not annotate.
+    exhaustive = np.asarray(supervision.labelled.any(axis=1))
+    speaks = ever & ~exhaustive[dataset][image]
+    own = speaks[label_box]
+    boxed = labels[own], np.cumsum([0, *np.bincount(image[label_box[own]], minlength=count)])
+    absence_known = supervision.image_known(
+        dataset, verified("verified_positive"), verified("verified_negative"), boxed
+    )
+    positive, known = supervision.box_targets(multi_hot[kept], image[kept], absence_known)
+    region = region[kept]
+    if region.any():
+        known[region] = supervision.region_known(multi_hot[kept][region])
+    return {
+        "boxes": placement.move(boxes[kept], image[kept]),
+        "box_image": image[kept],
+        "classes": positive,
+        "classes_known": known,
+        "region": region,
+        "absence_known": absence_known,
+    }
+
+
+def of_batch(found: Arrays, first: int, last: int) -> Arrays:
+    """Of ``targets``, the images first .. last - 1: views, but for the boxes' image numbers."""
+    start, stop = np.searchsorted(found["box_image"], [first, last])
+    boxes = {name: array[start:stop] for name, array in found.items() if name != "absence_known"}
+    return boxes | {
+        "box_image": boxes["box_image"] - first,
+        "absence_known": found["absence_known"][first:last],
+    }
