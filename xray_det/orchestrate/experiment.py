@@ -240,6 +240,16 @@ def prepare(experiment: Experiment) -> Prepared:
     return Prepared(experiment=experiment, train=train, val=val, unified=unified)
 
 
+def read_experiment(document: Mapping[str, Any]) -> Experiment:
+    """An experiment from its JSON: its own (config.to_dict), or a run's experiment.json, whose runs lie in the default
+    folder.
+
+    Raises:
+        InputError: an unknown key or a value that cannot be, named.
+    """
+    return config.from_dict(Experiment, document.get("experiment", document))
+
+
 def _manifest(selection: Selection) -> Manifest:
     manifest = Manifest.load(selection.folder)
     if selection.split is not None and not manifest.splits.get(selection.split):

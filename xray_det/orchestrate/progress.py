@@ -1,23 +1,27 @@
-"""How far a training is: told by rank 0 to an actor, shown by the driver as a bar, or as lines where there is no
-terminal. Torch-free: the actor's process would import it for seconds.
+"""How far a training is: rank 0 writes it to the run's folder, the driver shows it as a bar, or as lines where there is
+no terminal.
 """
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from xray_det import storage
+from xray_det.errors import InputError
+
+#: Seconds between two writes: an object store is asked less often than a disk.
+LOCAL_EVERY_S, REMOTE_EVERY_S = 0.5, 10.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """The last that was heard: steps made and where the next one lies. ``resumes`` counts how often the steps went
-    backwards, as after a kill."""
+    """Steps made, where the last one lay, and how often the training was started before."""
 
     step: int
     total_steps: int
@@ -26,40 +30,40 @@ class State:
     resumes: int = 0
 
 
-class _Board:
-    def __init__(self) -> None:
-        self._state: State | None = None
-
-    def tell(self, step: int, total_steps: int, phase: int, epoch: int) -> None:
-        before = self._state
-        resumes = 0 if before is None else before.resumes + (step <= before.step)
-        self._state = State(step=step, total_steps=total_steps, phase=phase, epoch=epoch, resumes=resumes)
-
-    def read(self) -> State | None:
-        return self._state
-
-
 class Progress:
-    """A handle to the board that any process of the cluster can hold."""
+    """``progress.json`` of a run. Losing it costs nothing, so nothing here raises."""
 
-    def __init__(self) -> None:
-        self._board: Any = ray.remote(num_cpus=0)(_Board).remote()
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._every_s = REMOTE_EVERY_S if "://" in uri else LOCAL_EVERY_S
+        self._told = -self._every_s
+        self._resumes: int | None = None
 
     def tell(self, *, step: int, total_steps: int, phase: int, epoch: int) -> None:
-        """Without waiting."""
-        self._board.tell.remote(step, total_steps, phase, epoch)
-
-    def read(self, timeout_s: float = 5.0) -> State | None:
-        """The last state; None while there is none or the board does not answer."""
+        """Called after every step; writes now and then, and after the last one."""
+        now = time.monotonic()
+        if now - self._told < self._every_s and step != total_steps:
+            return
+        if self._resumes is None:
+            before = self.read()
+            self._resumes = 0 if before is None else before.resumes + 1
+        self._told = now
+        state = State(step=step, total_steps=total_steps, phase=phase, epoch=epoch, resumes=self._resumes)
         try:
-            state: State | None = ray.get(self._board.read.remote(), timeout=timeout_s)
-        except (ray.exceptions.RayError, TimeoutError):
+            storage.write_json(self._uri, asdict(state))
+        except (OSError, InputError):
+            return
+
+    def read(self) -> State | None:
+        """What was last written; None while there is nothing."""
+        try:
+            return State(**storage.read_json(self._uri))
+        except (OSError, InputError, TypeError):
             return None
-        return state
 
 
 class Display:
-    """Shows a board while the body of a ``with`` runs."""
+    """Shows the progress while the body of a ``with`` runs."""
 
     def __init__(self, progress: Progress, title: str, *, console: Console | None = None, every_s: float = 0.5) -> None:
         self._progress, self._title, self._every_s = progress, title, every_s
@@ -67,6 +71,7 @@ class Display:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="progress")
         self._began = time.monotonic()
+        self._stale = progress.read()  # of an attempt before this one
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -97,7 +102,7 @@ class Display:
         while not last:
             last = self._done.wait(self._every_s)  # once more after the end, for the last steps
             state = self._progress.read()
-            if state is not None:
+            if state is not None and state != self._stale:
                 show(state)
 
     def _lines(self, every_s: float = 30.0) -> Callable[[State], None]:

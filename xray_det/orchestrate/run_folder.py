@@ -18,7 +18,11 @@ import pyarrow.fs as pafs
 from xray_det import config, storage
 from xray_det.errors import InputError
 
-EXPERIMENT, FINISHED, FAILED = "experiment.json", "finished.json", "failed.json"
+EXPERIMENT, FINISHED, FAILED, PROGRESS = "experiment.json", "finished.json", "failed.json", "progress.json"
+#: The pointer to the newest checkpoint that Ray has confirmed, beside Ray's own record of them.
+LATEST = "latest.json"
+#: One of these lies in the folder of a run that has made a step.
+BEGUN = (PROGRESS, LATEST, FINISHED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,9 @@ class RunFolder:
     def open(cls, uri: str, document: dict[str, Any]) -> "RunFolder":
         """A new folder, or one that was begun with the same configuration.
 
+        A run that never made a step (too many workers for the cluster, a class misspelt) has nothing to lose: its
+        folder takes the new configuration.
+
         Args:
             document: Prepared.document.
 
@@ -66,15 +73,14 @@ class RunFolder:
         mark = config.fingerprint(document)
         if storage.exists(address):
             there = storage.read_json(address)
-            if there.pop("fingerprint") != mark:
+            if there.pop("fingerprint") != mark and any(storage.exists(storage.join(uri, part)) for part in BEGUN):
                 lines = config.difference(there, document)
                 raise InputError(
                     uri,
                     "holds a run of another configuration:\n  " + "\n  ".join(lines) + "\n",
                     "Give this run another name, or remove the folder",
                 )
-        else:
-            storage.write_json(address, {**document, "fingerprint": mark})
+        storage.write_json(address, {**document, "fingerprint": mark})
         return cls(uri=uri, fingerprint=mark)
 
     def path(self, *parts: str) -> str:

@@ -18,7 +18,7 @@ from xray_det.errors import InputError
 from xray_det.orchestrate.cluster import connect
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
 from xray_det.orchestrate.progress import Display, Progress
-from xray_det.orchestrate.run_folder import Result, RunFolder
+from xray_det.orchestrate.run_folder import PROGRESS, Result, RunFolder
 from xray_det.orchestrate.validation import Validate
 from xray_det.orchestrate.worker import Assignment, work
 from xray_det.tracking.tracker import Tracker
@@ -69,19 +69,16 @@ def train(
     result = folder.finished()
     if result is not None:
         return result
-    if tracker is not None:
-        _describe(tracker, prepared)
     connect()
     data_cpus = _data_cpus(experiment, cpus)
+    if tracker is not None:
+        _describe(tracker, prepared)
     folder.clear_failure()
-    _mend_record(folder)
-    progress = Progress()
-    assignment = Assignment(
-        experiment=experiment, run=folder, data_cpus=data_cpus, progress=progress, validate=validate
-    )
+    mend_record(folder)
+    assignment = Assignment(experiment=experiment, run=folder, data_cpus=data_cpus, validate=validate)
     trainer = _trainer(assignment, max_failures)
     fit = time.time()
-    with Display(progress, experiment.name, console=console):
+    with Display(Progress(folder.path(PROGRESS)), experiment.name, console=console):
         fitted = trainer.fit()
     outcome: dict[str, Any] = fitted.return_value or {}
     failure = outcome.get("failed")
@@ -165,7 +162,7 @@ def _trainer(assignment: Assignment, max_failures: int) -> TorchTrainer:
     )
 
 
-def _mend_record(folder: RunFolder) -> None:
+def mend_record(folder: RunFolder) -> None:
     """Remove Ray's record of checkpoints if a kill cut it off as it was written; ours points to the newest one."""
     address = folder.path(CHECKPOINTS, "checkpoint_manager_snapshot.json")
     if storage.exists(address):

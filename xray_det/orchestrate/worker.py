@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConsistencyMode
 
-from xray_det import config, storage
+from xray_det import storage
 from xray_det.data.batch import Batch
 from xray_det.data.loader import RayData
 from xray_det.errors import InputError
@@ -33,16 +33,13 @@ from xray_det.models.predictions import Detector
 from xray_det.models.weights import save_detector, transfer_from
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
 from xray_det.orchestrate.progress import Progress
-from xray_det.orchestrate.run_folder import RunFolder
+from xray_det.orchestrate.run_folder import LATEST, PROGRESS, RunFolder
 from xray_det.orchestrate.validation import Validations
 from xray_det.tracking.journal import Journal
 from xray_det.train.checkpoint import SaveWeights
 from xray_det.train.context import Position
 from xray_det.train.evidence import Diverged
 from xray_det.train.loop import run
-
-#: The pointer to the newest checkpoint that Ray has confirmed, beside Ray's own record of them.
-LATEST = "latest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +49,12 @@ class Assignment:
     Attributes:
         experiment: resolved, with absolute addresses.
         data_cpus: CPUs that this worker's data tasks may use together.
-        progress: where to tell how far it is.
         validate: weights folder -> metrics, run as a task at each phase's end; None for none.
     """
 
     experiment: Experiment
     run: RunFolder
     data_cpus: float
-    progress: Progress
     validate: Callable[[str], Mapping[str, float]] | None = None
 
 
@@ -148,11 +143,10 @@ class RayContext:
         self._experiment, self._run = assignment.experiment, assignment.run
         self._loader = prepared.loader
         self._executor = RayData(cpus=assignment.data_cpus)
-        self._progress = assignment.progress
+        self._progress = Progress(self._run.path(PROGRESS))
         self._journal = Journal(self._run.uri, "rank0") if self.rank == 0 else None
         self._validations = Validations(assignment.validate, self._run, averaged=self._experiment.ema is not None)
         self._plan: tuple[tuple[int, int], np.ndarray] | None = None
-        self._told = 0.0
         self._outcome: dict[str, Any] = {"steps": 0, "metrics": {}}
 
     def __enter__(self) -> "RayContext":
@@ -237,9 +231,7 @@ class RayContext:
 
     def advance(self, position: Position, total_steps: int) -> None:
         self._marks.setdefault("first_step", time.time())
-        now = time.monotonic()
-        if self.rank == 0 and (now - self._told > 0.5 or position.step == total_steps):
-            self._told = now
+        if self.rank == 0:
             self._progress.tell(step=position.step, total_steps=total_steps, phase=position.phase, epoch=position.epoch)
 
     def validate(self, phase: int) -> None:
@@ -248,8 +240,3 @@ class RayContext:
 
     def evidence(self, name: str) -> str:
         return self._run.path(name)
-
-
-def read_experiment(document: Mapping[str, Any]) -> Experiment:
-    """The experiment of a run folder's or weights folder's document (its ``out`` is the default one)."""
-    return config.from_dict(Experiment, document["experiment"])

@@ -1,0 +1,186 @@
+"""Train a detector on ingested datasets: through phases, on Ray, resumed wherever it was stopped.
+
+    python experiments/train.py ~/xray_det/datasets/fod_a --run fod --set phases.0.epochs=12
+    python experiments/train.py ~/xray_det/datasets/o365@train ~/xray_det/datasets/oid@train --run both --set \\
+        batch=32 workers=8 precision=bf16 ema=0.999 phases.0.sampling=SoftBalance phases.0.sampling.lam=0.7
+    python experiments/train.py --config experiment.json --run again --set seed=1
+    python experiments/train.py --replay RUN/nonfinite-phase0-epoch3-batch17
+
+A dataset is a folder that experiments/ingest.py made; FOLDER@SPLIT takes one split, FOLDER alone the split train (or
+trainval) where there is one, else all images. Without --config the experiment is a RetinaNet with a ResNet-50, 800
+pixels, one phase of one epoch: --show prints it, which makes a file for --config. --set changes any value of it by its
+path; what cannot be is refused by name. A phase more is written into the file.
+
+Start the same command again after Ctrl-C, a kill or a crash: it goes on from the last checkpoint and ends with the same
+weights to the last bit (at an equal number of workers). A run that has finished prints its result at once. Another
+experiment under a run's name is refused, with the differences.
+
+A loss that is not finite stops the training and leaves the batch and the weights; --replay makes that step again, names
+the first layer that broke, and needs no Ray.
+
+The run's folder (--out, else ~/xray_det/runs/NAME) holds phases/N/weights for each phase's end: model.safetensors,
+config.json, preprocessor_config.json. Curves go to MLflow: make ui.
+
+Cost: 15-30 s until the first step on a quiet machine, then what the model costs; about 40 s of work are lost by a kill
+(half a chunk between checkpoints, and the restart).
+"""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from xray_det import storage
+from xray_det.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from xray_det.data.annotations import Selection
+    from xray_det.orchestrate.experiment import Experiment
+    from xray_det.orchestrate.run_folder import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """What to train, and how."""
+
+    datasets: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Ingested datasets to train on, FOLDER or FOLDER@SPLIT; they replace those of --config."""
+    val: tuple[str, ...] = ()
+    """Datasets to measure on, noted in the experiment for evaluate.py."""
+    config: Path | None = None
+    """An experiment as JSON: from --show, or a run's experiment.json."""
+    set: tuple[str, ...] = ()
+    """PATH=VALUE …, for example phases.0.lr=0.02 model.backbone.name=resnet18 phases.0.drops=8,11."""
+    run: str | None = None
+    """The run's name; its folder is OUT/NAME."""
+    out: str | None = None
+    """Folder or URI of the runs; on several machines it must be storage that all of them see."""
+    tracking: str | None = None
+    """Address of MLflow; MLFLOW_TRACKING_URI or a SQLite file in ~/xray_det unless given; off for none."""
+    mlflow_experiment: str = "train"
+    """Name of the MLflow experiment that the run belongs to."""
+    show: bool = False
+    """Print the resolved experiment as JSON and stop."""
+    replay: str | None = None
+    """Folder of a step that was not finite: make that step again."""
+
+
+def main(args: Args) -> None:
+    """Train and print the table, or do what --show or --replay asks for."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if args.replay is not None:
+        replay_step(args.replay, console)
+        return
+    experiment = configure(args)
+    if args.show:
+        from xray_det.config import to_dict
+
+        print(json.dumps(to_dict(experiment), indent=1))
+        return
+    conclude(experiment, run(args, experiment, console), console)
+
+
+def configure(args: Args) -> "Experiment":
+    """The experiment: the file's or the default one, then what the command line says."""
+    from xray_det import config
+    from xray_det.orchestrate.experiment import Data, Experiment, read_experiment
+
+    train = tuple(choose(text, ("train", "trainval")) for text in args.datasets)
+    val = tuple(choose(text, ("val", "test")) for text in args.val)
+    if args.config is not None:
+        experiment = read_experiment(storage.read_json(args.config))
+    elif train:
+        experiment = Experiment(name=args.run or "train", data=Data(train=train))
+    else:
+        raise InputError("datasets", "none is given", "Name the folder of an ingested dataset, or give --config FILE")
+    for field, value in (("name", args.run), ("out", args.out)):
+        if value is not None:
+            experiment = config.replace(experiment, field, value)
+    data = replace(experiment.data, train=train or experiment.data.train, val=val or experiment.data.val)
+    experiment = replace(experiment, data=data)
+    for assignment in args.set:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment}", "has no =", "Write PATH=VALUE")
+        experiment = config.replace(experiment, path, text)
+    return experiment.absolute()
+
+
+def choose(text: str, wanted: tuple[str, ...]) -> "Selection":
+    """FOLDER@SPLIT, or FOLDER: its first split of these names, all images where it has none of them."""
+    from xray_det.data.annotations import Selection
+    from xray_det.data.manifest import Manifest
+
+    folder, _, split = text.partition("@")
+    splits = Manifest.load(folder).splits
+    return Selection(folder=folder, split=split or next((name for name in wanted if name in splits), None))
+
+
+def run(args: Args, experiment: "Experiment", console: "Console") -> "Result":
+    """Train, unless that has been done."""
+    from xray_det.orchestrate.experiment import prepare
+    from xray_det.orchestrate.run_folder import RunFolder
+
+    prepared = prepare(experiment)
+    folder = RunFolder.open(experiment.folder, prepared.document)
+    result = folder.finished()
+    if result is not None:
+        return result
+    from xray_det.orchestrate.trainer import train
+    from xray_det.tracking.tracker import Tracker
+
+    console.print(f"run folder: {experiment.folder}", soft_wrap=True)
+    name = args.mlflow_experiment
+    with Tracker(experiment.folder, experiment=name, name=experiment.name, uri=args.tracking) as tracker:
+        return train(experiment, tracker=tracker, console=console)
+
+
+def conclude(experiment: "Experiment", result: "Result", console: "Console") -> None:
+    """The table of phases, and where everything is."""
+    from rich.table import Table
+
+    table = Table(
+        "phase", "epochs", "sampling", "lr", "measured", "weights", title=f"{experiment.name}: {result.steps} steps"
+    )
+    for number, (phase, weights) in enumerate(zip(experiment.phases, result.phases, strict=True)):
+        found = result.validations[number] if number < len(result.validations) else {}
+        measured = ", ".join(f"{name} {value:.3f}" for name, value in found.items()) or "-"
+        table.add_row(str(number + 1), str(phase.epochs), str(phase.sampling), f"{phase.lr:g}", measured, weights)
+    console.print(table)
+    losses = {name: value for name, value in result.metrics.items() if name.startswith("loss")}
+    console.print("last losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+    total = result.seconds.get("total", 0.0)
+    first = total and sum(value for name, value in result.seconds.items() if name != "total")
+    console.print(f"{total:.0f} s in the attempt that finished, {first:.0f} s of them until its first step")
+    console.print(f"weights: {result.weights}", soft_wrap=True)
+
+
+def replay_step(folder: str, console: "Console") -> None:
+    """Make a step that was not finite again, in this process, and say where it broke."""
+    import torch
+
+    from xray_det.models.weights import load_detector
+    from xray_det.train.evidence import replay
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for rank in replay(folder, lambda weights: load_detector(weights)[0], device):
+        console.print(f"rank {rank.rank}: images {', '.join(rank.image_ids)}")
+        for name, value in rank.losses.items():
+            console.print(f"  loss {name}: {value:g} (in training {rank.recorded[name]:g})")
+        console.print(f"  first layer whose output is not finite: {rank.first or 'none'}")
+        shown = ", ".join(rank.gradients[:5]) + (" …" if len(rank.gradients) > 5 else "")
+        console.print(f"  parameters whose gradient is not finite: {len(rank.gradients)} {shown}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except InputError as error:
+        sys.exit(f"train.py: {error}")

@@ -1,0 +1,142 @@
+"""A training on Ray: what it leaves, that it equals the plain loop, and how it fails."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from made_dataset import experiment, write_dataset
+from safetensors.torch import load_file
+
+from xray_det import storage
+from xray_det.errors import InputError
+from xray_det.models.weights import load_detector
+from xray_det.orchestrate import trainer
+from xray_det.orchestrate.experiment import Prepared, prepare
+from xray_det.orchestrate.run_folder import RunFolder
+from xray_det.orchestrate.trainer import train
+from xray_det.orchestrate.worker import weight_saver
+from xray_det.tracking.journal import read_points
+from xray_det.train.evidence import Diverged, replay
+from xray_det.train.loop import run
+from xray_det.train.phase import Phase
+from xray_det.train.plain import PlainContext
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_dataset(tmp_path_factory.mktemp("data") / "squares")
+
+
+class LoaderBatches:
+    """The project's loader, executed in this process."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+
+    def plan(self, phase: int, epoch: int):
+        settings = self.prepared.experiment.phases[phase]
+        return self.prepared.loader.plan(settings.sampling, settings.ratio, phase, epoch)
+
+    def steps_per_epoch(self, phase: int) -> int:
+        return len(self.plan(phase, 0)) // self.prepared.experiment.batch
+
+    def batches(self, phase: int, epoch: int, start: int, stop: int):
+        return self.prepared.loader.batches(self.plan(phase, epoch), phase, epoch, start, stop)
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_training_on_ray_equals_the_plain_loop_and_is_not_repeated(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = experiment(dataset, tmp_path, workers=1)
+
+    def validate(weights: str) -> Mapping[str, float]:
+        return {"tensors": float(len(load_file(f"{weights}/model.safetensors")))}
+
+    result = train(made, validate=validate)
+    assert result.steps == 24
+    assert math.isfinite(result.metrics["loss"])
+    # the same numbers without Ray, from another executor of the same plan
+    prepared = prepare(made.absolute())
+    torch.manual_seed(made.seed)
+    detector = made.model.build(3)
+    context = PlainContext(LoaderBatches(prepared), tmp_path / "plain")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run(context, made.recipe("plain", prepared.unified.space.names), detector, weight_saver(prepared))
+    finally:
+        torch.set_num_threads(threads)
+    for phase, weights in enumerate(result.phases):
+        ours = load_file(f"{weights}/model.safetensors")
+        plain = load_file(tmp_path / "plain" / "phases" / str(phase) / "ema" / "model.safetensors")
+        assert all(torch.equal(ours[name], value) for name, value in plain.items())
+    # what others can use
+    loaded, space = load_detector(result.weights)
+    assert space.names == ("red", "green", "blue")
+    assert loaded.num_classes == 3
+    assert result.validations == ({"tensors": float(len(ours))},) * 2
+    points = read_points(made.folder)
+    assert sorted(points["train/loss"]) == list(range(1, 25))
+    assert points["train/lr"][1] == pytest.approx(0.005)
+    assert points["train/lr"][13] == pytest.approx(0.002)
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()}
+    assert kept == {"step-000000022", "step-000000024"}
+    # again: no fit
+    monkeypatch.setattr(trainer, "TorchTrainer", None)
+    assert train(made) == result
+    with pytest.raises(InputError, match=r"experiment\.seed: 0 -> 7"):
+        train(replace(made, seed=7))
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_loss_that_is_not_finite_ends_the_training_with_evidence(dataset: str, tmp_path: Path) -> None:
+    wild = experiment(dataset, tmp_path, phases=(Phase(lr=1e9),), checkpoint_every=None, ema=None)
+    with pytest.raises(Diverged) as caught:
+        train(wild)
+    ranks = replay(caught.value.folder, lambda weights: load_detector(weights)[0], torch.device("cpu"))
+    assert [rank.rank for rank in ranks] == [0, 1]
+    for rank in ranks:
+        for name, value in rank.losses.items():
+            assert value == rank.recorded[name] or math.isnan(value) == math.isnan(rank.recorded[name])
+    assert not all(math.isfinite(value) for rank in ranks for value in rank.losses.values())
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_workers_than_cpus_are_refused_at_once(dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="would wait for ever"):
+        train(experiment(dataset, tmp_path, batch=64, workers=64))
+    with pytest.raises(InputError, match="0 GPUs would wait for ever"):
+        train(experiment(dataset, tmp_path, device="cuda"))
+    with pytest.raises(InputError, match="Use at most 1 workers"):
+        train(experiment(dataset, tmp_path, workers=2), cpus=1.5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_workers_bad_input_is_told_as_such_and_not_tried_again_and_again(dataset: str, tmp_path: Path) -> None:
+    broken = write_dataset(tmp_path / "broken", name="broken", images=4)
+    (tmp_path / "broken" / "2.jpg").write_bytes(b"no image")
+    made = experiment(broken, tmp_path)
+    with pytest.raises(InputError, match=r"2\.jpg"):
+        train(made)
+    # mended, the same call goes on
+    (tmp_path / "broken" / "2.jpg").write_bytes((tmp_path / "broken" / "1.jpg").read_bytes())
+    assert train(made).steps == 4
+
+
+def test_a_record_of_checkpoints_cut_off_by_a_kill_is_removed(tmp_path: Path) -> None:
+    folder = RunFolder.open(str(tmp_path / "run"), {"experiment": {}})
+    record = folder.path(trainer.CHECKPOINTS, "checkpoint_manager_snapshot.json")
+    storage.write_bytes(record, b'{"ray_version": "2.60.0"}')
+    trainer.mend_record(folder)
+    assert storage.exists(record)
+    storage.write_bytes(record, b'{"ray_ver')
+    trainer.mend_record(folder)
+    assert not storage.exists(record)
