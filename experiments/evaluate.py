@@ -111,7 +111,7 @@ def split_of(folder: str, asked: str | None) -> str | None:
     if asked is not None:
         return None if asked == "all" else asked
     manifest = Manifest.load(folder)
-    split = next((name for name in ("val", "test") if manifest.splits.get(name)), None)
+    split = manifest.first_split("val", "test")
     print(f"{manifest.name}: evaluating {f'the split {split}' if split else 'every image (it has no val or test)'}")
     return split
 

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from xray_det.data.annotations import Selection
     from xray_det.data.manifest import Manifest
-    from xray_det.data.miniature.parameters import Miniature
     from xray_det.orchestrate.experiment import Experiment
     from xray_det.orchestrate.run_folder import Result as Trained
     from xray_det.orchestrate.run_folder import RunFolder
@@ -102,34 +101,29 @@ def main(args: Args) -> None:
     conclude(storage.read_json(folder.path(RESULT)), console)
 
 
-def sources(args: Args) -> list[Path]:
-    """The published datasets to train on; the miniature is written when there are none."""
+def sources(args: Args) -> list[tuple[Path, str]]:
+    """The published datasets to train on, and where their shards go; the miniature is written when there are none."""
+    from xray_det.config import fingerprint
+    from xray_det.data.miniature.parameters import Miniature
     from xray_det.data.miniature.releases import write
 
     if args.train:
-        return list(args.train)
-    name = "miniature-smoke" if args.smoke else "miniature"
-    releases = write(storage.home() / name, miniature(args))
-    return [releases.objects365, releases.open_images]
-
-
-def miniature(args: Args) -> "Miniature":
-    from xray_det.data.miniature.parameters import Miniature
-
-    return Miniature(classes=8, images=120, validation_images=24, defects=1) if args.smoke else Miniature()
+        return [(path, storage.join(storage.home(), "datasets", path.absolute().name)) for path in args.train]
+    smoke = {"classes": 8, "look_alikes": 1, "images": 120, "validation_images": 24, "defects": 1}
+    parameters = Miniature(**smoke) if args.smoke else Miniature()  # type: ignore[arg-type]
+    folder = storage.join(storage.home(), f"miniature-{fingerprint(parameters)[:8]}")
+    releases = write(folder, parameters)
+    return [(path, storage.join(folder, "shards", path.name)) for path in (releases.objects365, releases.open_images)]
 
 
 def ingested(args: Args, console: "Console") -> "list[Manifest]":
     """Each dataset in shards; what was wrong with it is printed."""
-    from xray_det.data.formats.source import open_source
-    from xray_det.data.ingest import ingest
+    from xray_det.data.ingest import ingest_published
     from xray_det.data.report import repair_report
 
     manifests = []
-    for path in sources(args):
-        source = open_source(path, args.format)
-        name = f"{source.name}-smoke" if args.smoke else source.name
-        manifest = ingest(source, storage.join(storage.home(), "datasets", name))
+    for path, out in sources(args):
+        manifest = ingest_published([path], out, format=args.format)
         console.print(*repair_report(manifest), sep="\n")
         manifests.append(manifest)
     return manifests
@@ -184,7 +178,7 @@ def configure(args: Args, datasets: "list[Manifest]") -> "Experiment":
     )
     return Experiment(
         name=f"{args.name}-smoke" if args.smoke else args.name,
-        data=Data(train=choose(datasets, ("train", "trainval")), val=choose(datasets, ("val", "test"))),
+        data=Data(train=choose(datasets, "train", "trainval"), val=choose(datasets, "val", "test")),
         model=RetinaNet(
             backbone=Backbone(name="resnet18"),
             levels=(3, 5),
@@ -202,12 +196,11 @@ def configure(args: Args, datasets: "list[Manifest]") -> "Experiment":
     )
 
 
-def choose(datasets: "list[Manifest]", wanted: tuple[str, ...]) -> "tuple[Selection, ...]":
-    """Of each dataset the first split of these names, or all images where there is none."""
+def choose(datasets: "list[Manifest]", *splits: str) -> "tuple[Selection, ...]":
+    """Of each dataset the first of these splits that it has, else all its images."""
     from xray_det.data.annotations import Selection
 
-    chosen = ((m.folder, next((split for split in wanted if split in m.splits), None)) for m in datasets)
-    return tuple(Selection(folder=folder, split=split) for folder, split in chosen)
+    return tuple(Selection(folder=m.folder, split=m.first_split(*splits)) for m in datasets)
 
 
 def show_classes(lines: list[str], console: "Console") -> None:

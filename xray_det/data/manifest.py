@@ -85,6 +85,10 @@ class Manifest:
     def shard_uris(self) -> tuple[str, ...]:
         return tuple(storage.join(self.folder, shard.file) for shard in self.shards)
 
+    def first_split(self, *names: str) -> str | None:
+        """The first of these splits that holds images; None (all images) where none does."""
+        return next((name for name in names if self.splits.get(name)), None)
+
     @cached_property
     def n_images(self) -> np.ndarray:
         """``image_counts`` as int64 [C]."""
