@@ -38,12 +38,15 @@ class RayData:
         task_images: images a task decodes, if they are many enough; a task costs 10-20 ms whatever it does.
         task_bytes: a task stops taking further batches where its output would exceed this.
         prefetch: blocks fetched ahead into this process.
+        ahead_bytes: memory of finished batches that may wait for this rank in the object store. Ray's own limit is half
+            of the store for each execution, and every rank has one.
     """
 
     cpus: float | None = None
     task_images: int = 256
     task_bytes: int = 2**26
     prefetch: int = 2
+    ahead_bytes: int = 2**30
 
     def __post_init__(self) -> None:
         if self.cpus is not None and self.cpus <= 0:
@@ -203,8 +206,9 @@ def _by_ray(
     dataset = ray.data.from_arrow(blocks)
     options = dataset.context.execution_options
     options.preserve_order = True
-    if executor.cpus is not None:
-        options.resource_limits = options.resource_limits.copy(cpu=executor.cpus)
+    options.resource_limits = options.resource_limits.copy(
+        cpu=executor.cpus, object_store_memory=float(executor.ahead_bytes)
+    )
     dataset = dataset.map_batches(
         partial(assemble_block, recipe=recipe, part=part),
         batch_size=None,
