@@ -32,6 +32,8 @@ from xray_det.tracking.outbox import Outbox
 log = logging.getLogger(__name__)
 
 KEY_TAG: Final = "xray_det.key"  # finds the run again when the answer to its creation was lost
+#: The UI then opens the experiment among model trainings; it takes one with tables for a test of chat bots.
+EXPERIMENT_TAGS: Final = {"mlflow.experimentKind": "custom_model_development"}
 METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100  # the server's limits
 RECORDS_A_BATCH: Final = 500  # of the journal
 PARAM_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS = 6000, 5000, 250
@@ -88,7 +90,7 @@ class MlflowRun:
             try:
                 # Without a location mlflow puts artifacts of a local database into the working directory.
                 location = None if self._uri.startswith("http") else str(storage.home() / "mlartifacts" / _slug(name))
-                return str(client.create_experiment(name, artifact_location=location))
+                return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

@@ -85,7 +85,8 @@ class Destination:
     def address(self) -> str:
         """What to open: the run's page on a server, or the page below the address that ``make ui`` prints."""
         base = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        # Without the type the UI opens the page that it has for tests of chat bots.
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
 
 
 class Tracker(Journal):
