@@ -15,10 +15,10 @@ import psutil
 import pytest
 from made_dataset import write_dataset
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 STEPS = 24  # of made_dataset.experiment
-PATIENCE_S = 400.0
+PATIENCE_S = 600.0
 
 
 class Driver:
