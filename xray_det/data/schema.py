@@ -62,7 +62,7 @@ PUBLISHED: Final = pa.schema(
         pa.field("labels", pa.list_(pa.int32()), nullable=False),  # one row number of the class table a box
         pa.field("verified_positive", pa.list_(pa.int32()), nullable=False),  # image-level labels, else empty
         pa.field("verified_negative", pa.list_(pa.int32()), nullable=False),
-        pa.field("defects", pa.list_(pa.string()), nullable=False),  # defect.Defect or `kind: detail`, seen by the reader
+        pa.field("defects", pa.list_(pa.string()), nullable=False),  # defect.Defect or `kind: detail`, by the reader
     ]
 )
 
