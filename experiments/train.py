@@ -119,8 +119,7 @@ def choose(text: str, wanted: tuple[str, ...]) -> "Selection":
     from xray_det.data.manifest import Manifest
 
     folder, _, split = text.partition("@")
-    splits = Manifest.load(folder).splits
-    return Selection(folder=folder, split=split or next((name for name in wanted if name in splits), None))
+    return Selection(folder=folder, split=split or Manifest.load(folder).first_split(*wanted))
 
 
 def run(args: Args, experiment: "Experiment", console: "Console") -> "Result":
