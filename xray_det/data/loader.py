@@ -203,7 +203,8 @@ def _by_ray(
     ]
     if not blocks:
         return
-    dataset = ray.data.from_arrow(blocks)
+    # from_arrow would look at the blocks in tasks of a whole CPU each, which training workers may have left nobody.
+    dataset = ray.data.from_blocks(blocks)
     options = dataset.context.execution_options
     options.preserve_order = True
     options.resource_limits = options.resource_limits.copy(

@@ -196,7 +196,7 @@ def _by_ray(decode: _Decode, forward: _Forward, settings: Predicting, parts: lis
     if settings.device == "cuda" and not gpus:
         raise InputError("device", "the cluster has no GPU", "Use --device cpu")
     blocks = [pa.table({"part": [part]}) for part in parts]
-    dataset = ray.data.from_arrow(blocks).map_batches(
+    dataset = ray.data.from_blocks(blocks).map_batches(
         decode, batch_size=None, batch_format="pyarrow", num_cpus=settings.cpus
     )
     # A GPU keeps its detector in an actor. On CPUs a task keeps it in its process, which later tasks find there:
