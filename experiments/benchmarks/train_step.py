@@ -4,7 +4,8 @@ Purpose: forward pass, matching, sampling, losses, backward pass and SGD step of
 torchvision's of the same backbone (frozen batch norm), on the same images and boxes, in the same precision and memory
 layout. Goal: 1.15 times as fast on a CPU.
 
-    python experiments/benchmarks/train_step.py                        # ResNet-18, 320 px, a few minutes on one thread
+    python experiments/benchmarks/train_step.py                        # ResNet-18, 320 px, a minute on one thread
+    python experiments/benchmarks/train_step.py --side 160 --batch 8 --channels 64    # as small as the demo's model
     python experiments/benchmarks/train_step.py --backbone resnet50 --side 800 --batch 2 --classes 365
     python experiments/benchmarks/train_step.py --device cuda --backbone resnet50 --side 800 --batch 16
 
@@ -30,6 +31,8 @@ class Args:
     side: int = 320
     """Height and width of the images in pixels."""
     batch: int = 2
+    channels: int = 256
+    """Of the pyramid, and of RetinaNet's heads."""
     classes: int = 80
     boxes: int = 8
     """Objects an image."""
@@ -113,8 +116,8 @@ def _ours(name: str, args: Args) -> Callable[[], None]:
     from xray_det.models.sampling import SampleKey
 
     backbone = Backbone(name=args.backbone, norm="frozen")
-    config = RetinaNet(backbone=backbone) if name == "retinanet" else FasterRCNN(backbone=backbone)
-    detector = config.build(args.classes).to(args.device)
+    kind = RetinaNet if name == "retinanet" else FasterRCNN
+    detector = kind(backbone=backbone, channels=args.channels).build(args.classes).to(args.device)
     images, boxes, labels = _scene(args)
     known = torch.ones(args.batch * args.boxes, args.classes, dtype=torch.bool, device=args.device)
     targets = Targets(
@@ -138,25 +141,29 @@ def _ours(name: str, args: Args) -> Callable[[], None]:
 
 def _theirs(name: str, args: Args) -> Callable[[], None]:
     import torch
+    import torchvision
     from torchvision.models import detection
-    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.ops import FrozenBatchNorm2d
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
     # The library's own resizing and normalisation stay; the images already have their size.
     options = {"min_size": args.side, "max_size": args.side, "_skip_resize": True}
+    network = torchvision.models.get_model(args.backbone, weights=None, norm_layer=FrozenBatchNorm2d)
+    stages = (2, 3, 4) if name == "retinanet" else (1, 2, 3, 4)
+    extra = LastLevelP6P7(args.channels, args.channels) if name == "retinanet" else LastLevelMaxPool()
+    backbone = BackboneWithFPN(
+        network,
+        {f"layer{stage}": str(stage) for stage in stages},
+        [network.inplanes // 2 ** (4 - stage) for stage in stages],
+        args.channels,
+        extra,
+    )
     if name == "retinanet":
-        backbone = resnet_fpn_backbone(
-            backbone_name=args.backbone,
-            weights=None,
-            trainable_layers=5,
-            returned_layers=[2, 3, 4],
-            extra_blocks=LastLevelP6P7(256, 256),
-        )
         sizes = tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512))
         anchors = detection.anchor_utils.AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5)
         model = detection.RetinaNet(backbone, args.classes, anchor_generator=anchors, **options)
     else:
-        backbone = resnet_fpn_backbone(backbone_name=args.backbone, weights=None, trainable_layers=5)
         model = detection.FasterRCNN(backbone, args.classes + 1, **options)
     model = model.to(args.device, memory_format=torch.channels_last).train()
     images, boxes, labels = _scene(args)
