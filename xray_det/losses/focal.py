@@ -80,7 +80,10 @@ class _FocalSum(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: RowTargets, alpha: float | None, gamma: float) -> Tensor:
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         sums = []
-        step = max(1, (_CHUNK_CPU if logits.device.type == "cpu" else _CHUNK_OTHER) // max(1, logits.shape[0] * logits.shape[2]))
+        step = max(
+            1,
+            (_CHUNK_CPU if logits.device.type == "cpu" else _CHUNK_OTHER) // max(1, logits.shape[0] * logits.shape[2]),
+        )
         known = targets.background_known[:, None, :]
         weight = 1.0 if alpha is None else 1 - alpha
         for first in range(0, logits.shape[1], step):
