@@ -21,8 +21,8 @@ the first layer that broke, and needs no Ray.
 The run's folder (--out, else ~/xray_det/runs/NAME) holds phases/N/weights for each phase's end: model.safetensors,
 config.json, preprocessor_config.json. Curves go to MLflow: make ui.
 
-Cost: 15-30 s until the first step on a quiet machine, then what the model costs; about 40 s of work are lost by a kill
-(half a chunk between checkpoints, and the restart).
+Cost: 15-30 s until the first step on a quiet machine, then what the model costs. A killed worker costs 9-25 s and half
+the minute between two checkpoints, a killed driver what a start costs.
 """
 
 import json

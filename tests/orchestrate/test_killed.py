@@ -26,7 +26,7 @@ class Driver:
 
     def __init__(self, dataset: str, out: Path) -> None:
         self.run = out / "run"
-        self._known = self._lines()
+        self._since_ms = time.time_ns() // 1_000_000
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         self._log = open(out.with_suffix(".log"), "ab")  # noqa: SIM115
         command = [sys.executable, str(Path(__file__).with_name("drive.py")), dataset, str(out)]
@@ -35,12 +35,14 @@ class Driver:
         )
         self._family: dict[int, psutil.Process] = {}
 
-    def _lines(self) -> int:
-        return len(self._records())
-
-    def _records(self) -> list[str]:
-        files = sorted((self.run / "tracking" / "journal").glob("*.jsonl"), key=lambda path: path.stat().st_ino)
-        return [line for file in files for line in file.read_text().splitlines() if '"step"' in line]
+    def _steps(self) -> Iterator[int]:
+        """The steps that rank 0 noted since the start or the last kill."""
+        for file in (self.run / "tracking" / "journal").glob("*.jsonl"):
+            for line in file.read_text().splitlines():
+                with contextlib.suppress(ValueError):  # half a line, as it is written
+                    record = json.loads(line)
+                    if "step" in record and record["t"] > self._since_ms:
+                        yield record["step"]
 
     def family(self) -> list[psutil.Process]:
         """The processes below the driver, also those seen earlier that have another parent by now."""
@@ -54,7 +56,7 @@ class Driver:
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             self.family()
-            if any(json.loads(line)["step"] >= step for line in self._records()[self._known :]):
+            if any(made >= step for made in self._steps()):
                 return
             assert self.process.poll() is None, f"the driver ended before step {step}: see {self._log.name}"
             time.sleep(0.02)
@@ -63,8 +65,9 @@ class Driver:
     def kill_worker(self, rank: int) -> None:
         workers = [p for p in self.family() if "RayTrainWorker" in " ".join(p.cmdline())]
         assert len(workers) == 2, workers
-        self._known = self._lines()
         workers[rank].kill()
+        psutil.wait_procs([workers[rank]], timeout=10)
+        self._since_ms = time.time_ns() // 1_000_000
 
     def kill(self) -> None:
         self.family()
