@@ -66,13 +66,13 @@ class Args:
     """Keep phase 2 in natural order: the control that soft-balance is compared with."""
     lam: float = 0.7
     """Lambda of phase 2: 0 follows the class frequencies, 1 balances the classes."""
-    epochs: tuple[int, int] = (8, 4)
+    epochs: tuple[int, int] = (3, 2)
     """Epochs of the two phases."""
-    size: int = 160
-    """Shorter side of the images in pixels."""
+    size: int = 128
+    """Longer side of the images in pixels."""
     batch: int = 16
     """Images of a global batch."""
-    lr: float = 0.02
+    lr: float = 0.001
     """Learning rate of phase 1 at its height; phase 2 begins with half of it."""
     workers: int = 2
     """Training processes."""
@@ -151,43 +151,28 @@ def configure(args: Args, datasets: "list[Manifest]") -> "Experiment":
     """The experiment, all of it: read this to see what is trained."""
     from xray_det.data.augmentation import Augmentation
     from xray_det.data.sampling import Natural, SoftBalance
-    from xray_det.models.anchors import Anchors
-    from xray_det.models.backbones import Backbone
-    from xray_det.models.retinanet import RetinaNet
+    from xray_det.models.retinanet import slim
     from xray_det.orchestrate.experiment import Data, Experiment
-    from xray_det.train.phase import SGD, Phase
+    from xray_det.train.phase import AdamW, Phase
 
+    flip = 0.5 if args.train else 0.0  # a mirrored glyph is another glyph
     first, second = (1, 1) if args.smoke else args.epochs
-    optimizer = SGD(momentum=0.9, weight_decay=1e-4, decay_norms=False)
     natural = Phase(
         epochs=first,
         sampling=Natural(),
-        optimizer=optimizer,
+        optimizer=AdamW(),
         lr=args.lr,
-        warmup_steps=100 if not args.smoke else 2,
-        drops=(0.85 * first,),
+        warmup_steps=2 if args.smoke else 50,
+        drops=(0.8 * first,),
         clip=10.0,
     )
-    balanced = replace(
-        natural,
-        epochs=second,
-        sampling=Natural() if args.natural else SoftBalance(lam=args.lam),
-        lr=args.lr / 2,
-        warmup_steps=20 if not args.smoke else 2,
-        drops=(0.75 * second,),
-    )
+    second_rule = Natural() if args.natural else SoftBalance(lam=args.lam)
+    balanced = replace(natural, epochs=second, sampling=second_rule, lr=args.lr / 2, drops=(0.7 * second,))
     return Experiment(
         name=f"{args.name}-smoke" if args.smoke else args.name,
         data=Data(train=choose(datasets, "train", "trainval"), val=choose(datasets, "val", "test")),
-        model=RetinaNet(
-            backbone=Backbone(name="resnet18"),
-            levels=(3, 5),
-            channels=64,
-            head_layers=2,
-            head_norm=True,
-            anchors=Anchors(),
-        ),
-        augmentation=Augmentation(short_side=(args.size,), max_side=2 * args.size, flip=0.0, scale_jitter=(0.8, 1.25)),
+        model=slim(),
+        augmentation=Augmentation(short_side=(args.size,), max_side=args.size, flip=flip, scale_jitter=(0.8, 1.25)),
         phases=(natural, balanced),
         seed=args.seed,
         batch=args.batch,

@@ -48,6 +48,8 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray for the whole session: starting one costs 6 to 10 seconds."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    from xray_det.data.cluster import start
+
+    start(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()

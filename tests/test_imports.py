@@ -12,7 +12,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: library -> the only places (a folder, or a file) that may import it
 CONFINED = {
-    "ray": ("data/ingest.py", "data/statistics.py", "data/loader.py", "inference/predict.py", "orchestrate/"),
+    "ray": (
+        "data/cluster.py",
+        "data/ingest.py",
+        "data/statistics.py",
+        "data/loader.py",
+        "inference/predict.py",
+        "orchestrate/",
+    ),
     "mlflow": ("tracking/",),
     "torch": ("data/batch.py", "data/loader.py", *(f"{folder}/" for folder in ORDER[2:])),
 }

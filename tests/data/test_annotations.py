@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from made_shards import made_dataset
+
 from xray_det.data.annotations import Annotations, Selection, box_labels, ragged
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError

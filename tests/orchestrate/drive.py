@@ -5,7 +5,7 @@ from pathlib import Path
 
 from made_dataset import experiment
 
-from xray_det.orchestrate.cluster import connect
+from xray_det.data.cluster import connect
 from xray_det.orchestrate.trainer import train
 
 if __name__ == "__main__":

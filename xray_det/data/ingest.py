@@ -16,7 +16,6 @@ finished when its last file is there: killed at any point and started again, ing
 ends with the same folder, whatever the parallelism.
 """
 
-import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -217,13 +216,11 @@ def each(task: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
     if len(jobs) < _WORTH_RAY and not _ray_is_up():
         yield from map(task, jobs)
         return
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # read when ray.data is imported; ours are drawn
-    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    import ray
+    from xray_det.data.cluster import connect
+
+    connect()
     import ray.data
 
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     # A block a job, up to a thousand: a bar that moves, and tasks that are retried alone when a node is lost.
     numbers = ray.data.range(len(jobs), override_num_blocks=min(len(jobs), 1000))
     for row in numbers.map(partial(_guarded, task, list(jobs))).iter_rows():

@@ -188,10 +188,11 @@ def _by_ray(decode: _Decode, forward: _Forward, settings: Predicting, parts: lis
     """The same in any order."""
     if not parts:
         return
+    from xray_det.data.cluster import connect
+
+    connect()
     import ray.data
 
-    if not ray.is_initialized():
-        ray.init()
     gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.device != "cpu" else 0
     if settings.device == "cuda" and not gpus:
         raise InputError("device", "the cluster has no GPU", "Use --device cpu")

@@ -14,8 +14,8 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from xray_det import storage
+from xray_det.data.cluster import connect
 from xray_det.errors import InputError
-from xray_det.orchestrate.cluster import connect
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
 from xray_det.orchestrate.progress import Display, Progress
 from xray_det.orchestrate.run_folder import PROGRESS, Result, RunFolder

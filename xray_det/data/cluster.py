@@ -1,4 +1,7 @@
-"""Being connected to a Ray cluster: the caller's, the one a job was submitted to, or a new one on this machine."""
+"""Being connected to a Ray cluster: the caller's, the one a job was submitted to, or a new one on this machine.
+
+Everything that uses Ray comes through here, so that it is quiet and set up alike whoever comes first.
+"""
 
 import logging
 import os
@@ -26,6 +29,8 @@ def connect(**options: Any) -> None:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    # ray.data may have been imported before, and read its settings then
+    logging.getLogger("ray.data").setLevel(os.environ["RAY_DATA_LOG_LEVEL"])
     if ray.is_initialized():
         return
     options = {"logging_level": logging.ERROR, **options}
