@@ -110,7 +110,7 @@ def sources(args: Args) -> list[tuple[Path, str]]:
     if args.train:
         return [(path, storage.join(storage.home(), "datasets", path.absolute().name)) for path in args.train]
     smoke = {"classes": 8, "look_alikes": 1, "images": 120, "validation_images": 24, "defects": 1}
-    parameters = Miniature(**smoke) if args.smoke else Miniature()  # type: ignore[arg-type]
+    parameters = Miniature(**smoke) if args.smoke else Miniature(images=1200)  # type: ignore[arg-type]
     folder = storage.join(storage.home(), f"miniature-{fingerprint(parameters)[:8]}")
     releases = write(folder, parameters)
     return [(path, storage.join(folder, "shards", path.name)) for path in (releases.objects365, releases.open_images)]

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from xray_det import storage
 from xray_det.errors import InputError
-from xray_det.models.weights import load_detector
+from xray_det.inference.predict import trained_augmentation
+from xray_det.models.weights import load_detector, read_config
 from xray_det.orchestrate import trainer
-from xray_det.orchestrate.experiment import Prepared, prepare
+from xray_det.orchestrate.experiment import Prepared, prepare, read_experiment
 from xray_det.orchestrate.run_folder import RunFolder
 from xray_det.orchestrate.trainer import train
 from xray_det.orchestrate.worker import weight_saver
@@ -76,6 +77,9 @@ def test_a_training_on_ray_equals_the_plain_loop_and_is_not_repeated(
         plain = load_file(tmp_path / "plain" / "phases" / str(phase) / "ema" / "model.safetensors")
         assert all(torch.equal(ours[name], value) for name, value in plain.items())
     # what others can use
+    # whoever predicts with the weights finds the sizes and the data of the training in them
+    assert trained_augmentation(result.weights) == made.augmentation.evaluation()
+    assert read_experiment(read_config(result.weights)).data == made.absolute().data
     loaded, space = load_detector(result.weights)
     assert space.names == ("red", "green", "blue")
     assert loaded.num_classes == 3

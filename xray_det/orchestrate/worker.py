@@ -5,7 +5,6 @@ come next and what they look like follows from the position in the checkpoint al
 """
 
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -72,7 +71,7 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
     """
     marks = {"workers": time.time()}
     assignment: Assignment = ray.cloudpickle.loads(given["assignment"])
-    _silence_ray_data()
+    _be_quiet()
     torch.set_num_threads(assignment.experiment.threads)
     failure = assignment.run.failure()
     if failure is not None:  # of the attempt before this one, on whichever rank
@@ -92,10 +91,10 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
         raise
 
 
-def _silence_ray_data() -> None:
-    """A bar a chunk and rank would bury everything else; also where the user's own cluster set no variables."""
-    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+def _be_quiet() -> None:
+    """A bar a chunk and rank, and a line a report, would bury everything else; also on a cluster of the user's own."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
@@ -122,9 +121,8 @@ def build_detector(prepared: Prepared, folder: RunFolder) -> Detector:
 
 def weight_saver(prepared: Prepared) -> SaveWeights:
     """Writes a model with all that is needed to use it: classes, the resolved experiment, the preparation of images."""
-    return partial(
-        _save, space=prepared.unified.space, experiment=prepared.document, preprocessor=prepared.preprocessor
-    )
+    experiment = prepared.document["experiment"]
+    return partial(_save, space=prepared.unified.space, experiment=experiment, preprocessor=prepared.preprocessor)
 
 
 def _save(model: torch.nn.Module, folder: Path, **about: Any) -> None:
