@@ -140,6 +140,24 @@ def test_ray_gives_the_same_bits(made: tuple[Loader, list[dict[str, Any]]]) -> N
 
 
 @pytest.mark.medium
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_training_workers_leave_of_the_cpus_is_enough(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    """A task of a whole CPU would wait for ever: on two cores two workers leave a fifth of one."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    held = placement_group([{"CPU": 3.8}])
+    ray.get(held.ready())
+    try:
+        loader, _ = made
+        plan = loader.plan(Natural(), None, 1, 2)
+        assert_same(run(loader, plan, executor=RayData(cpus=0.1)), run(loader, plan))
+    finally:
+        remove_placement_group(held)
+
+
+@pytest.mark.medium
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_says_which_image_is_gone(made: tuple[Loader, list[dict[str, Any]]], tmp_path: Path) -> None:
     check_broken(made, tmp_path, RayData(cpus=1))
