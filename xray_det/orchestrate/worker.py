@@ -93,8 +93,7 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
 
 def _be_quiet() -> None:
     """A bar a chunk and rank, and a line a report, would bury everything else; also on a cluster of the user's own."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.disable(logging.INFO)  # Ray Train's loggers bear paths of files: there is no name to set a level by
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
