@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from xray_det.data.annotations import Selection
     from xray_det.data.manifest import Manifest
+    from xray_det.evaluation.assess import Protocol
+    from xray_det.evaluation.result import Result as Score
     from xray_det.orchestrate.experiment import Experiment
     from xray_det.orchestrate.run_folder import Result as Trained
     from xray_det.orchestrate.run_folder import RunFolder
@@ -206,7 +208,7 @@ def train_and_measure(experiment: "Experiment", folder: "RunFolder", console: "C
     with Tracker(experiment.folder, experiment="quickstart", name=experiment.name) as tracker:
         tracker.artifact("figures/long_tail.png", storage.read_bytes(folder.path("data", "long_tail.png")))
         trained = train(experiment, tracker=tracker, console=console)
-        rows = measure(experiment, trained, tracker, console)
+        rows = measure(experiment, trained, tracker)
         tracker.table("phases", rows)
         where = tracker.destination
         result = {
@@ -224,10 +226,8 @@ def train_and_measure(experiment: "Experiment", folder: "RunFolder", console: "C
         tracker.json("result", result)
 
 
-def measure(
-    experiment: "Experiment", trained: "Trained", tracker: "Tracker", console: "Console"
-) -> list[dict[str, Any]]:
-    """A row for each phase, validation set and protocol; curves and figures to the tracker."""
+def measure(experiment: "Experiment", trained: "Trained", tracker: "Tracker") -> list[dict[str, Any]]:
+    """A row for each phase, validation set and protocol; curves and figures to the tracker, AP by class to a file."""
     from xray_det.data.manifest import Manifest
     from xray_det.evaluation.assess import assess, own_protocol, trained_counts
     from xray_det.evaluation.bands import by_band
@@ -237,10 +237,11 @@ def measure(
 
     learned = [Manifest.load(selection.folder) for selection in experiment.data.train]
     rows: list[dict[str, Any]] = []
+    phases: dict[tuple[int, Protocol], dict[str, Score]] = {}
     for phase, weights in enumerate(trained.phases):
         settings = Predicting(precision="bfloat16" if experiment.precision == "bf16" else "float32")
         prediction = predict(weights, experiment.data.val, detections(experiment, phase), settings=settings)
-        for selection in experiment.data.val:
+        for number, selection in enumerate(experiment.data.val):
             dataset = Manifest.load(selection.folder)
             counts = trained_counts(prediction.space, learned, dataset)
             for protocol in dict.fromkeys(("coco", own_protocol(dataset))):
@@ -249,9 +250,13 @@ def measure(
                 rows.append({"phase": phase + 1, "dataset": dataset.name, "protocol": protocol, **metrics})
                 prefix = f"val/{dataset.name}/{protocol}/"
                 tracker.log({prefix + name: value for name, value in metrics.items()}, step=phase + 1)
-                figures = {"pr": precision_recall(result), "by_frequency": by_frequency({"AP": result}, counts)}
-                for name, figure in figures.items():
-                    tracker.figure(f"phase{phase + 1}_{dataset.name}_{protocol}_{name}", figure)
+                tracker.figure(f"phase{phase + 1}_{dataset.name}_{protocol}_pr", precision_recall(result))
+                all_phases = phases.setdefault((number, protocol), {})
+                all_phases[f"phase {phase + 1}"] = result
+                if phase == len(trained.phases) - 1:
+                    figure, name = by_frequency(all_phases, counts), f"by_frequency_{number}_{protocol}.png"
+                    save_figure(figure, storage.join(experiment.folder, "pictures", name))
+                    tracker.figure(name, figure)
     return rows
 
 
