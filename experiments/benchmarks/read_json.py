@@ -14,8 +14,8 @@ At scale 1 the peer needs 9 GB. Both readers use one thread; on a machine that o
 is the steadier one. On two such cores:
 
     scale   boxes        ours             pycocotools       time ratio   CPU ratio
-    0.2      2 million    3.5 s,  59 MB    14.4 s, 1.8 GB    3.4          4.15       (CPU seconds)
-    1       10 million   20.2 s,  57 MB    83.0 s, 8.9 GB    2.9          4.11
+    0.2      2 million    3.2 s,  69 MB    16.8 s, 1.8 GB    5.3          5.3        (CPU seconds; a quiet machine)
+    1       10 million   20.8 s,  73 MB    89.7 s, 8.9 GB    4.1          4.3        (a training ran beside it)
 """
 
 import json
