@@ -18,6 +18,9 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
+#: Fixtures of real servers, started by the first test that asks for one.
+pytest_plugins = ["servers.postgres", "servers.object_store", "servers.mlflow_server", "servers.browser"]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

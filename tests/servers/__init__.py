@@ -1,0 +1,1 @@
+"""Real servers for tests, each started once a session by a fixture of its file: see tests/conftest.py."""
