@@ -23,7 +23,7 @@ class ClassRow:
 
     Attributes:
         name: of the class, as the validation set calls it.
-        count: boxes of the class in the training data.
+        count: how often the training data hold the class; bands and order of classes go by it.
         ap: average precision in [0, 1]; None where the set has no truth of the class.
     """
 
@@ -91,7 +91,7 @@ def class_rows(result: Result, counts: NDArray[np.integer]) -> tuple[ClassRow, .
 
     Args:
         result: of any protocol.
-        counts: [C] boxes of each class of ``result.space`` in the training data.
+        counts: [C] how often the training data hold each class of ``result.space`` (assess.trained_counts: images).
 
     Raises:
         InputError: another number of counts than of classes.
@@ -101,6 +101,7 @@ def class_rows(result: Result, counts: NDArray[np.integer]) -> tuple[ClassRow, .
             "counts", f"{len(counts)} for {len(result.space)} classes", "Count in the label space that is scored"
         )
     return tuple(
-        ClassRow(name=name, count=int(count), ap=None if ap == -1 else finite(float(ap)))
+        # A sum of a curve's pieces may round to a hair above 1.
+        ClassRow(name=name, count=int(count), ap=None if ap == -1 else finite(min(float(ap), 1.0)))
         for name, count, ap in zip(result.space.names, counts, result.ap, strict=True)
     )
