@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from xray_det import storage
 from xray_det.data import geometry
@@ -149,10 +148,8 @@ def read_image(path: str, offset: int, length: int) -> bytes:
                 file.seek(max(offset, 0))
                 data = file.read() if offset < 0 else file.read(length)
         else:
-            scheme, rest = path.split("://", 1)
-            bucket, slash, key = rest.partition("/")
-            fs, root = _bucket(f"{scheme}://{bucket}{slash}")
-            with fs.open_input_file(f"{root.rstrip('/')}/{key}") as stream:
+            fs, file_path = storage.locate(path)
+            with fs.open_input_file(file_path) as stream:
                 data = bytes(stream.read() if offset < 0 else stream.read_at(length, offset))
     except OSError as error:
         raise InputError(
@@ -168,9 +165,3 @@ def read_image(path: str, offset: int, length: int) -> bytes:
 @lru_cache(maxsize=4)
 def _mapped(path: Path) -> pa.RecordBatch:
     return map_file(path)
-
-
-@lru_cache(maxsize=64)
-def _bucket(uri: str) -> tuple[pafs.FileSystem, str]:
-    """One client a bucket and process: making one costs more than reading an image."""
-    return storage.locate(uri)

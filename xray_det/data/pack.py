@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 
 from xray_det import storage
-from xray_det.data.shards import writing
 from xray_det.errors import InputError
 
 PACK_BYTES: Final = 256 * 2**20
@@ -77,7 +76,7 @@ def write_pack(uri: str, names: Sequence[str], paths: Sequence[str], sizes: np.n
     Raises:
         InputError: an image is gone or has another size than when it was examined, or the disk is full.
     """
-    with writing(uri) as sink:
+    with storage.writing(uri) as sink:
         position = 0
         for name, path, size in zip(names, paths, sizes.tolist(), strict=True):
             payload = _image(path)

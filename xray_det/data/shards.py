@@ -4,16 +4,12 @@ import errno
 import hashlib
 import io
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from xray_det import storage
@@ -38,34 +34,6 @@ def storage_errors(folder: str) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def writing(uri: str) -> Iterator[BinaryIO | pa.NativeFile]:
-    """A stream whose file appears under its name when it is complete: storage.write_bytes for what memory cannot hold.
-
-    Raises:
-        InputError: the disk is full, or the folder cannot be written.
-    """
-    fs, path = storage.locate(uri)
-    fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
-    if not isinstance(fs, pafs.LocalFileSystem):  # an object store publishes an object when its upload ends
-        with fs.open_output_stream(path) as sink:
-            yield sink
-        return
-    partial = Path(f"{path}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with partial.open("wb") as sink:
-            yield sink
-            sink.flush()
-            os.fsync(sink.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(
-            path, f"cannot be written ({error.strerror})", "Free space or choose another folder"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_table(table: pa.Table, uri: str) -> None:
     """Write a table as Parquet, whole or not at all."""
     sink = io.BytesIO()
@@ -75,7 +43,7 @@ def write_table(table: pa.Table, uri: str) -> None:
 
 def write_tables(tables: Iterable[pa.Table], schema: pa.Schema, uri: str) -> None:
     """Write tables of one schema as one Parquet file, holding one of them at a time."""
-    with writing(uri) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    with storage.writing(uri) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
 
