@@ -123,8 +123,8 @@ def test_runs_that_differ_in_the_seed_alone_are_one_variant() -> None:
         ]
     )
     assert [(v.label, v.changes) for v in found.variants] == [
-        ("base-s (2 seeds)", {"phases.1.sampling.lam": "0.0"}),
-        ("balanced-s (2 seeds)", {"phases.1.sampling.lam": "0.7"}),
+        ("base (2 seeds)", {"phases.1.sampling.lam": "0.0"}),
+        ("balanced (2 seeds)", {"phases.1.sampling.lam": "0.7"}),
     ]
     assert found.spreads(0)["tail"] == Spread(mean=pytest.approx(0.1), low=0.0, high=0.2)
     assert str(found.spreads(0)["tail"]) == "10.0 (0.0-20.0)"
@@ -150,6 +150,20 @@ def test_a_seed_twice_is_a_repeat_and_names_become_unique() -> None:
         ("same", 1, {"seed": "0"}),
     ]
     assert [v.label for v in variants_of([run("x", lam=n) for n in range(3)])] == ["x", "x (2)", "x (3)"]
+
+
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        (("lam=0.7 seed=10 4f2a", "lam=0.7 seed=11 4f9b"), "lam=0.7 (2 seeds)"),
+        (("a/b-0", "a/b-1"), "a/b (2 seeds)"),
+        (("first", "second"), "first (2 seeds)"),
+        (("", ""), " (2 seeds)"),
+    ],
+)
+def test_a_variant_is_called_by_what_its_names_begin_with(names: tuple[str, str], label: str) -> None:
+    (variant,) = variants_of([run(name, seed=seed) for seed, name in enumerate(names)])
+    assert variant.label == label
 
 
 def test_a_seed_that_differs_between_variants_is_a_change() -> None:

@@ -1,6 +1,7 @@
 """Runs as they are compared, and which of them are one variant: those that differ in nothing but the seed."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,9 +118,10 @@ def _text(value: Any) -> str:
 
 
 def _label(names: Sequence[str]) -> str:
-    """The name of a variant: what its runs' names begin with alike."""
+    """The name of a variant: the words that its runs' names begin with alike."""
     if len(names) == 1:
         return names[0]
-    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    shared = "".join(letters[0] for letters in alike).rstrip("-_. /")
+    words = (re.findall(r"[^-_ ,/]+[-_ ,/]*", name) for name in names)
+    alike = takewhile(lambda word: len(set(word)) == 1, zip(*words, strict=False))
+    shared = "".join(word[0] for word in alike).rstrip("-_ ,/")
     return f"{shared or names[0]} ({len(names)} seeds)"
