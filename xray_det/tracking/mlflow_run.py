@@ -1,4 +1,4 @@
-"""A run in MLflow, fed from the run's journal: the only file that knows MLflow.
+"""A run in MLflow, fed from the run's journal: with runs.py, which reads back, the only file that knows MLflow.
 
 Nothing here depends on mlflow's global tracking address or active run: address and run are arguments.
 
