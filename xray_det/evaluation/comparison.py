@@ -215,9 +215,9 @@ def _notes(runs: Sequence[Run], variants: Sequence[Variant], common: Sequence[st
         verb = "have" if len(single) > 1 and who != "Every variant" else "has"
         notes.append(f"{who} {verb} one seed: how much of a difference is chance is not known.")
     if any(len(variant.runs) > 1 for variant in variants):
-        notes.append("Of several seeds the mean is given, and in brackets the smallest and the largest.")
+        notes.append("Of several seeds the mean is given, and the smallest and the largest.")
     if len(variants[0].runs) > 1 and any(len(variant.runs) > 1 for variant in variants[1:]):
-        notes.append("Beyond seeds: classes of which no seed of the one reaches into the range of the other's seeds.")
+        notes.append("Beyond seeds: classes in which no seed of the one side reaches the range of the other's seeds.")
     if going := [run.name for run in runs if not run.finished]:
         notes.append(f"Not finished: {_some(going)}; the newest validation counts.")
     if len({run.step for run in runs}) > 1:

@@ -26,7 +26,6 @@ table { border-collapse: collapse; margin: .8em 0; font-size: .92em; font-varian
 th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
 th { border-bottom: 2px solid #999; vertical-align: bottom; } .sort th { cursor: pointer; }
 .text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 9em; }
-.fold { text-align: left; white-space: normal; min-width: 14em; }
 small { color: #777; } code { font-size: .92em; overflow-wrap: anywhere; } summary { cursor: pointer; margin: 1em 0; }
 .p1 { background: #e3eef7; } .p2 { background: #bcd7ec; } .p3 { background: #8cbbdf; }
 .n1 { background: #fbeade; } .n2 { background: #f6cdae; } .n3 { background: #f0ab79; }
@@ -35,7 +34,7 @@ small { color: #777; } code { font-size: .92em; overflow-wrap: anywhere; } summa
 _SCRIPT: Final = """
 for (const th of document.querySelectorAll("table.sort th")) th.addEventListener("click", () => {
   const body = th.closest("table").tBodies[0], n = th.cellIndex, up = th.dataset.up !== "1";
-  const key = (row) => { const text = row.cells[n].textContent; return isNaN(parseFloat(text)) ? text : +text; };
+  const key = (row) => { const text = row.cells[n].textContent; return isNaN(text) ? text : Number(text); };
   const order = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
   [...body.rows].sort((a, b) => (up ? 1 : -1) * order(key(a), key(b))).forEach((row) => body.append(row));
   th.dataset.up = up ? "1" : "0";
@@ -75,11 +74,12 @@ def _overall(comparison: Comparison) -> str:
     """Bands, cost, and what differs, a row a variant."""
     rows = []
     for number, variant in enumerate(comparison.variants):
-        changes = ", ".join(f"<code>{_text(path)}={_text(value)}</code>" for path, value in variant.changes.items())
+        changes = "".join(f"<br><code>{_text(path)}={_text(value)}</code>" for path, value in variant.changes.items())
+        name = f'<td class="text">{_text(variant.label)}<small>{changes}</small></td>'
         steps = ", ".join(str(step) for step in sorted({run.step for run in variant.runs}))
-        cells = [f"<td>{number + 1}</td>", _td(variant.label, "text"), *_bands(comparison, number, ())]
-        rows.append([*cells, _td(str(variant.cost or "-")), _td(steps), f'<td class="fold">{changes}</td>'])
-    return _table(["", "run", *COLUMNS, "cost", "steps", "what differs"], rows, text=(1, 8))
+        cells = [f"<td>{number + 1}</td>", name, *_bands(comparison, number, ())]
+        rows.append([*cells, _td(str(variant.cost or "-")), _td(steps)])
+    return _table(["", "run, and what differs", *COLUMNS, "cost", "steps"], rows, text=(1,))
 
 
 def _bands(comparison: Comparison, number: int, sets: Sequence[str]) -> list[str]:
@@ -103,11 +103,10 @@ def _section(comparison: Comparison, key: str, table: Table) -> str:
         if number:
             against = table.against(number)
             moved = "-" if against.beyond is None else str(against.beyond)
-            named = [
-                ", ".join(f"{table.names[row]} {100 * against.difference[row]:+.1f}" for row in rows_of)
-                for rows_of in against.largest(NAMED)
-            ]
-            cells += [_td(str(against.rose)), _td(str(against.fell)), _td(moved), *(_td(n, "fold") for n in named)]
+            cells += [_td(str(against.rose)), _td(str(against.fell)), _td(moved)]
+            for largest in against.largest(NAMED):
+                named = (_text(f"{table.names[row]} {100 * against.difference[row]:+.1f}") for row in largest)
+                cells.append(f'<td class="text">{"<br>".join(named)}</td>')
         else:
             cells += ["<td></td>"] * 5
         rows.append(cells)
