@@ -27,6 +27,7 @@ there more than with --natural (README: how the figures compare).
 
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,10 +43,8 @@ if TYPE_CHECKING:
 
     from xray_det.data.annotations import Selection
     from xray_det.data.manifest import Manifest
-    from xray_det.evaluation.assess import Protocol
-    from xray_det.evaluation.result import Result as Score
+    from xray_det.evaluation.measured import ClassRow
     from xray_det.orchestrate.experiment import Experiment
-    from xray_det.orchestrate.run_folder import Result as Trained
     from xray_det.orchestrate.run_folder import RunFolder
     from xray_det.tracking.tracker import Tracker
 
@@ -208,7 +207,7 @@ def train_and_measure(experiment: "Experiment", folder: "RunFolder", console: "C
     with Tracker(experiment.folder, experiment="quickstart", name=experiment.name) as tracker:
         tracker.artifact("figures/long_tail.png", storage.read_bytes(folder.path("data", "long_tail.png")))
         trained = train(experiment, tracker=tracker, console=console)
-        rows = measure(experiment, trained, tracker)
+        rows = measured(experiment, folder, tracker)
         tracker.table("phases", rows)
         where = tracker.destination
         result = {
@@ -216,7 +215,7 @@ def train_and_measure(experiment: "Experiment", folder: "RunFolder", console: "C
             "rows": rows,
             "same_images": [s.folder for s in experiment.data.val if s in experiment.data.train],
             "weights": trained.weights,
-            "pictures": draw(experiment, tracker),
+            "pictures": draw(experiment, folder, tracker),
             "steps": trained.steps,
             "seconds": trained.seconds,
             "commit": commit(),
@@ -226,41 +225,30 @@ def train_and_measure(experiment: "Experiment", folder: "RunFolder", console: "C
         tracker.json("result", result)
 
 
-def measure(experiment: "Experiment", trained: "Trained", tracker: "Tracker") -> list[dict[str, Any]]:
-    """A row for each phase, validation set and protocol; curves and figures to the tracker, AP by class to a file."""
-    from xray_det.data.manifest import Manifest
-    from xray_det.evaluation.assess import assess, own_protocol, trained_counts
-    from xray_det.evaluation.bands import by_band
-    from xray_det.evaluation.figures import by_frequency, precision_recall
-    from xray_det.inference.predict import Predicting, predict
-    from xray_det.labels.frequency import bands
+def measured(experiment: "Experiment", folder: "RunFolder", tracker: "Tracker") -> list[dict[str, Any]]:
+    """A row for each phase, validation set and protocol; AP by class of both phases to files and the tracker."""
+    from xray_det.evaluation.figures import classes_by_frequency
+    from xray_det.orchestrate.validation import read_measured
 
-    learned = [Manifest.load(selection.folder) for selection in experiment.data.train]
     rows: list[dict[str, Any]] = []
-    phases: dict[tuple[int, Protocol], dict[str, Score]] = {}
-    for phase, weights in enumerate(trained.phases):
-        settings = Predicting(precision="bfloat16" if experiment.precision == "bf16" else "float32")
-        prediction = predict(weights, experiment.data.val, detections(experiment, phase), settings=settings)
-        for number, selection in enumerate(experiment.data.val):
-            dataset = Manifest.load(selection.folder)
-            counts = trained_counts(prediction.space, learned, dataset)
-            for protocol in dict.fromkeys(("coco", own_protocol(dataset))):
-                result = assess(prediction, selection, protocol)
-                metrics = {**result.metrics, **by_band(result, bands(counts))}
-                rows.append({"phase": phase + 1, "dataset": dataset.name, "protocol": protocol, **metrics})
-                prefix = f"val/{dataset.name}/{protocol}/"
-                tracker.log({prefix + name: value for name, value in metrics.items()}, step=phase + 1)
-                tracker.figure(f"phase{phase + 1}_{dataset.name}_{protocol}_pr", precision_recall(result))
-                all_phases = phases.setdefault((number, protocol), {})
-                all_phases[f"phase {phase + 1}"] = result
-                if phase == len(trained.phases) - 1:
-                    figure, name = by_frequency(all_phases, counts), f"by_frequency_{number}_{protocol}.png"
-                    save_figure(figure, storage.join(experiment.folder, "pictures", name))
-                    tracker.figure(name, figure)
+    classes: dict[str, dict[str, Sequence[ClassRow]]] = {}
+    for number, phase in enumerate(experiment.phases):
+        found = read_measured(folder.validation(number, phase.epochs))
+        assert found is not None  # a training ends when all is measured
+        for key, of_classes in found.classes.items():
+            dataset, protocol = key.rsplit("/", 1)
+            prefix = f"val/{key}/"
+            metrics = {n.removeprefix(prefix): value for n, value in found.metrics.items() if n.startswith(prefix)}
+            rows.append({"phase": number + 1, "dataset": dataset, "protocol": protocol, **metrics})
+            classes.setdefault(key, {})[f"phase {number + 1}"] = of_classes
+    for key, phases in classes.items():
+        figure, name = classes_by_frequency(phases), f"by_frequency_{key.replace('/', '_')}.png"
+        save_figure(figure, folder.path("pictures", name))
+        tracker.figure(name, figure)
     return rows
 
 
-def draw(experiment: "Experiment", tracker: "Tracker") -> str:
+def draw(experiment: "Experiment", folder: "RunFolder", tracker: "Tracker") -> str:
     """Detections of the last phase beside the truth, a sheet a dataset; the folder they are in."""
     import cv2
 
@@ -268,19 +256,14 @@ def draw(experiment: "Experiment", tracker: "Tracker") -> str:
     from xray_det.inference.gallery import pictures_beside_truth
     from xray_det.inference.predict import open_prediction
 
-    prediction = open_prediction(detections(experiment, len(experiment.phases) - 1))
-    folder = storage.join(experiment.folder, "pictures")
+    prediction = open_prediction(folder.detections(len(experiment.phases) - 1))
+    pictures = folder.path("pictures")
     for number, selection in enumerate(experiment.data.val):
         page = sheet([picture for _, picture in pictures_beside_truth(prediction, selection, images=6)])
         payload = cv2.imencode(".png", page[..., ::-1])[1].tobytes()
-        storage.write_bytes(storage.join(folder, f"{number}.png"), payload)
+        storage.write_bytes(storage.join(pictures, f"{number}.png"), payload)
         tracker.artifact(f"pictures/{number}.png", payload)
-    return folder
-
-
-def detections(experiment: "Experiment", phase: int) -> str:
-    """Where the detections of a phase's end are."""
-    return storage.join(experiment.folder, "phases", str(phase), "detections")
+    return pictures
 
 
 def conclude(result: dict[str, Any], console: "Console") -> None:

@@ -114,7 +114,7 @@ def test_replay_names_the_images_and_the_layer(
     with pytest.raises(Diverged) as caught:
         run(
             PlainContext(Batches(), tmp_path),
-            made.recipe("", prepared.unified.space.names),
+            prepared.recipe,
             detector,
             weight_saver(prepared),
         )

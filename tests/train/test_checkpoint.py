@@ -47,7 +47,7 @@ def write(
 def test_everything_comes_back(tmp_path: Path, config: SGD | AdamW) -> None:
     detector, optimizer = write(tmp_path / "c", config)
     other = ToyDetector().to(memory_format=torch.channels_last)
-    saved = checkpoint.load(tmp_path / "c", detector=other, ema=None, fingerprint="f")
+    saved = checkpoint.load(tmp_path / "c", detector=other, ema=None, fingerprint=lambda position: "f")
     assert saved.position == Position(phase=1, epoch=2, batch=3, step=40)
     assert all(torch.equal(a, b) for a, b in zip(detector.parameters(), other.parameters(), strict=True))
     fresh = build_optimizer(other, Phase(optimizer=config))
@@ -70,7 +70,7 @@ def test_the_average_and_its_count_come_back(tmp_path: Path) -> None:
         average.update_parameters(trained(SGD(), steps=1)[0])
     write(tmp_path / "c", ema=average)
     other = AveragedModel(ToyDetector())
-    checkpoint.load(tmp_path / "c", detector=ToyDetector(), ema=other, fingerprint="f")
+    checkpoint.load(tmp_path / "c", detector=ToyDetector(), ema=other, fingerprint=lambda position: "f")
     assert int(other.n_averaged) == 4
     assert all(torch.equal(a, b) for a, b in zip(average.parameters(), other.parameters(), strict=True))
 
@@ -78,7 +78,7 @@ def test_the_average_and_its_count_come_back(tmp_path: Path) -> None:
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "c")
     with pytest.raises(InputError, match="another configuration"):
-        checkpoint.load(tmp_path / "c", detector=ToyDetector(), ema=None, fingerprint="g")
+        checkpoint.load(tmp_path / "c", detector=ToyDetector(), ema=None, fingerprint=lambda position: "g")
 
 
 def _drop_weight(folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: Any, says: str)
     write(tmp_path / "c")
     damage(tmp_path / "c")
     with pytest.raises(InputError, match=says):
-        checkpoint.load(tmp_path / "c", detector=ToyDetector(), ema=None, fingerprint="f")
+        checkpoint.load(tmp_path / "c", detector=ToyDetector(), ema=None, fingerprint=lambda position: "f")
 
 
 def test_a_truncated_tensor_file_is_refused(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_truncated_tensor_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c" / "training.safetensors"
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(InputError, match="no whole checkpoint"):
-        checkpoint.load(tmp_path / "c", detector=ToyDetector(), ema=None, fingerprint="f")
+        checkpoint.load(tmp_path / "c", detector=ToyDetector(), ema=None, fingerprint=lambda position: "f")
 
 
 def test_optimizer_state_of_other_parameters_is_refused_unless_shared_is_enough() -> None:

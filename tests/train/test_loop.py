@@ -100,7 +100,7 @@ def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         train(tmp_path, recipe(), stop_at=4)
     with pytest.raises(InputError, match="another configuration"):
-        train(tmp_path, recipe(fingerprint="other"))
+        train(tmp_path, recipe(fingerprints=("a", "b")))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_a_published_dataset_trains_a_step(shared_data: Path, tmp_path: Path, na
     torch.manual_seed(0)
     detector = experiment.model.build(len(prepared.unified.space))
     before = {key: value.clone() for key, value in detector.state_dict().items()}
-    recipe = experiment.recipe("one step", prepared.unified.space.names)
+    recipe = prepared.recipe
     logged: list[dict[str, float]] = []
     context = PlainContext(
         FirstBatch(prepared.loader), tmp_path / "run", on_log=lambda metrics, step: logged.append(dict(metrics))

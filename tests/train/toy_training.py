@@ -121,5 +121,6 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
 def recipe(*phases: Phase, **changes: object) -> Recipe:
     chosen = phases or (Phase(epochs=2, lr=0.05, optimizer=SGD()),)
-    common = {"seed": 3, "checkpoint_every": 2, "classes": tuple("abcde"), "fingerprint": "toy"}
+    fingerprints = tuple(f"toy{number}" for number in range(len(chosen) + 1))
+    common = {"seed": 3, "checkpoint_every": 2, "classes": tuple("abcde"), "fingerprints": fingerprints}
     return Recipe(**{"phases": chosen, **common, **changes})  # type: ignore[arg-type]

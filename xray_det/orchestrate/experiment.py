@@ -44,6 +44,26 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validation:
+    """When checkpoints are measured on ``data.val``, beside the training, and which are kept.
+
+    Args:
+        every: epochs of a phase between two measurements; None: at each phase's end alone, which is always measured.
+        keep: how many checkpoints with the best ``metric`` are kept; the newest is kept too.
+        metric: what makes a checkpoint the best; more is better.
+    """
+
+    every: int | None = None
+    keep: int = 1
+    metric: str = "val/AP"
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep"):
+            if (value := getattr(self, name)) is not None:
+                _at_least_one(f"validation.{name}", value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """All that decides the outcome of a training.
 
@@ -52,6 +72,8 @@ class Experiment:
         seed: of the weights' start, the plans, and every random change.
         batch: images of a global batch, all workers together.
         workers: training processes; their number must divide ``batch``.
+        min_workers: start, or go on after a machine was lost, with so few; None: with ``workers`` alone. Every number
+            between must divide ``batch``, and the weights then depend on how many there were when.
         device: cpu, cuda, or auto: cuda when the cluster has a GPU for each worker.
         threads: torch's threads in a worker on CPU. More than one beside another busy process is many times slower.
         checkpoint_every: global batches between checkpoints; None for about a minute of work.
@@ -73,6 +95,7 @@ class Experiment:
     seed: int = 0
     batch: int = 16
     workers: int = 1
+    min_workers: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     checkpoint_every: int | None = None
@@ -80,6 +103,7 @@ class Experiment:
     ema: float | None = None
     log_every: int = 20
     start_from: str | None = None
+    validation: Validation = field(default_factory=Validation)
     out: str = ""
 
     def __post_init__(self) -> None:
@@ -93,13 +117,17 @@ class Experiment:
             _at_least_one(name, getattr(self, name))
         if self.checkpoint_every is not None:
             _at_least_one("checkpoint_every", self.checkpoint_every)
-        if self.batch % self.workers:
-            sizes = [str(n) for n in range(1, self.batch + 1) if self.batch % n == 0]
-            raise InputError(
-                "workers",
-                f"{self.workers} workers cannot share a global batch of {self.batch} images alike",
-                f"Use {', '.join(sizes)} workers, or another batch",
-            )
+        least = self.workers if self.min_workers is None else self.min_workers
+        if not 1 <= least <= self.workers:
+            raise InputError("min_workers", f"{least} is not in 1 to {self.workers}", "Give at most workers")
+        for count in range(least, self.workers + 1):
+            if self.batch % count:
+                sizes = [str(n) for n in range(1, self.batch + 1) if self.batch % n == 0]
+                raise InputError(
+                    "workers",
+                    f"{count} workers cannot share a global batch of {self.batch} images alike",
+                    f"Use {', '.join(sizes)} workers, or another batch (12 for 1 to 4 workers)",
+                )
         if self.ema is not None and not 0 < self.ema < 1:
             raise InputError("ema", f"{self.ema} is no decay", "Give a number between 0 and 1, such as 0.999, or none")
         if self.seed < 0:
@@ -134,18 +162,9 @@ class Experiment:
         start = None if self.start_from is None else _address(self.start_from)
         return replace(self, data=data, start_from=start, out=_address(self.out) if self.out else "")
 
-    def recipe(self, fingerprint: str, classes: tuple[str, ...]) -> Recipe:
-        """What the training loop is told of it."""
-        return Recipe(
-            phases=self.phases,
-            seed=self.seed,
-            checkpoint_every=self.checkpoint_every,
-            precision=self.precision,
-            ema=self.ema,
-            log_every=self.log_every,
-            classes=classes,
-            fingerprint=fingerprint,
-        )
+
+#: Fields of an experiment that decide where it runs and what is told of it, not what the weights are.
+_NO_INFLUENCE = ("name", "out", "device", "validation", "log_every", "checkpoint_every")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,6 +217,33 @@ class Prepared:
         for name in ("out", "device"):
             tree.pop(name)
         return {"experiment": tree, "datasets": {m.name: m.fingerprint for m in (*self.train, *self.val)}}
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the training loop is told of it."""
+        experiment = self.experiment
+        return Recipe(
+            phases=experiment.phases,
+            seed=experiment.seed,
+            checkpoint_every=experiment.checkpoint_every,
+            precision=experiment.precision,
+            ema=experiment.ema,
+            log_every=experiment.log_every,
+            classes=self.unified.space.names,
+            fingerprints=self.fingerprints,
+        )
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """[P + 1], of all that the weights after the first 0, 1, ... P phases depend on, whatever the run is called."""
+        tree = config.to_dict(self.experiment)
+        for name in _NO_INFLUENCE:
+            tree.pop(name)
+        tree["data"].pop("val")
+        datasets = {m.name: m.fingerprint for m in self.train}
+        phases = tree.pop("phases")
+        parts = [phases[:count] for count in range(len(phases) + 1)]
+        return tuple(config.fingerprint({"experiment": tree, "phases": part, "datasets": datasets}) for part in parts)
 
     @property
     def preprocessor(self) -> Mapping[str, Any]:

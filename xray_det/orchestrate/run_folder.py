@@ -1,9 +1,11 @@
 """The folder of a run: what it is, whether it has finished, why it failed.
 
 experiment.json        the resolved experiment, the datasets' fingerprints, the fingerprint of both
-phases/N/weights/      the model at the end of phase N; phases/N/ema/ its average
-phases/N/metrics.json  what a validation of phase N measured
-checkpoints/           the last checkpoint, in Ray Train's keeping
+phases/N/              the checkpoint at the end of phase N: weights/ is the model, ema/ its average
+phases/N/detections/   its detections of the validation images
+validations/           what was measured of a checkpoint: phase-P-epoch-E.json
+checkpoints/           the newest checkpoint and the best ones, in Ray Train's keeping
+latest.json            which of them is the newest that is whole
 tracking/              the journal (tracking/journal.py)
 nonfinite-.../         evidence of a step that was not finite
 failed.json            the error that ended the last attempt
@@ -19,10 +21,17 @@ from xray_det import config, storage
 from xray_det.errors import InputError
 
 EXPERIMENT, FINISHED, FAILED, PROGRESS = "experiment.json", "finished.json", "failed.json", "progress.json"
-#: The pointer to the newest checkpoint that Ray has confirmed, beside Ray's own record of them.
+#: Written when a checkpoint's last file is on storage, which Ray's own record may know later or, cut off, not at all.
 LATEST = "latest.json"
+#: Ray's name of the run below the run's folder; its checkpoints lie there.
+CHECKPOINTS = "checkpoints"
 #: One of these lies in the folder of a run that has made a step.
 BEGUN = (PROGRESS, LATEST, FINISHED)
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of the checkpoint after so many steps."""
+    return f"step-{step:09d}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +41,13 @@ class Result:
     Attributes:
         folder: URI of the run.
         weights: URI of the final weights folder (the averaged ones where the experiment averages).
-        phases: such a folder for the end of each phase.
+        phases: such a folder for the end of each phase; those of phases that another run made lie in its folder.
+        best: the weights folder with the best of ``Validation.metric``; empty where nothing was measured.
         steps: optimizer steps of the whole run.
         metrics: the last point of the training curves.
         validations: for each phase what was measured at its end, empty where nothing was.
+        cost: ``cpu_hours`` and ``gpu_hours`` that the workers and their data tasks held, of all attempts as far as
+            their work was kept.
         seconds: of the attempt that finished, from the call to ``total``: ``prepare``, until ``workers`` run, until the
             ``model`` is built, until the ``first_batch`` is there, and until the ``first_step`` is made.
     """
@@ -45,7 +57,9 @@ class Result:
     phases: tuple[str, ...]
     steps: int
     metrics: dict[str, float]
+    best: str = ""
     validations: tuple[dict[str, float], ...] = ()
+    cost: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -92,13 +106,16 @@ class RunFolder:
         if not storage.exists(address):
             return None
         value: dict[str, Any] = storage.read_json(address)
-        value["phases"] = tuple(self.path(part) for part in value["phases"])
+        value["phases"] = tuple(self._above(part) for part in value["phases"])
         value["validations"] = tuple(value["validations"])
-        return Result(folder=self.uri, **{**value, "weights": self.path(value["weights"])})
+        for name in ("weights", "best"):
+            value[name] = self._above(value[name])
+        return Result(folder=self.uri, **value)
 
     def finish(self, result: Result) -> None:
         value = {name: item for name, item in asdict(result).items() if name != "folder"}
-        value["weights"] = self._below(result.weights)
+        for name in ("weights", "best"):
+            value[name] = self._below(value[name])
         value["phases"] = [self._below(uri) for uri in result.phases]
         storage.write_json(self.path(FINISHED), value)
 
@@ -115,9 +132,29 @@ class RunFolder:
         if fs.get_file_info(path).type != pafs.FileType.NotFound:
             fs.delete_file(path)
 
+    def phase(self, phase: int) -> str:
+        """URI of the checkpoint of a phase's end."""
+        return self.path("phases", str(phase))
+
     def weights(self, phase: int, *, averaged: bool) -> str:
         """URI of the weights folder of a phase's end."""
-        return self.path("phases", str(phase), "ema" if averaged else "weights")
+        return storage.join(self.phase(phase), "ema" if averaged else "weights")
+
+    def detections(self, phase: int) -> str:
+        """URI of the detections by which a phase's end was measured."""
+        return storage.join(self.phase(phase), "detections")
+
+    def checkpoint(self, step: int, *, averaged: bool) -> str:
+        """URI of the weights folder of a checkpoint that may be removed when better ones come."""
+        return self.path(CHECKPOINTS, checkpoint_name(step), "ema" if averaged else "weights")
+
+    def validation(self, phase: int, epoch: int) -> str:
+        """URI of what was measured after so many epochs of a phase."""
+        return self.path("validations", f"phase-{phase}-epoch-{epoch}.json")
 
     def _below(self, uri: str) -> str:
-        return uri.removeprefix(self.uri).lstrip("/")
+        """Relative to the folder, which may be moved, if it lies in there."""
+        return storage.below(uri, self.uri)
+
+    def _above(self, part: str) -> str:
+        return part if not part or part.startswith("/") or "://" in part else self.path(part)

@@ -3,13 +3,14 @@
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow.fs as pafs
 import ray
 import ray.cloudpickle
 import ray.train
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchTrainer
 from rich.console import Console
 
@@ -18,18 +19,14 @@ from xray_det.data.cluster import connect
 from xray_det.errors import InputError
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
 from xray_det.orchestrate.progress import Display, Progress
-from xray_det.orchestrate.run_folder import PROGRESS, Result, RunFolder
-from xray_det.orchestrate.validation import Validate
-from xray_det.orchestrate.worker import Assignment, work
+from xray_det.orchestrate.resources import WORKER_CPUS, Share, cluster_resources, share
+from xray_det.orchestrate.run_folder import CHECKPOINTS, PROGRESS, Result, RunFolder
+from xray_det.orchestrate.validation import SCORE, Measuring, Validate, measure_experiment, read_measured
+from xray_det.orchestrate.worker import OUTCOME, Assignment, work
 from xray_det.tracking.tracker import Tracker
 from xray_det.train.evidence import Diverged
 
 logger = logging.getLogger(__name__)
-
-#: A worker asks for a little less than a CPU, so that some is left for Ray Data on a machine as small as the world.
-WORKER_CPUS = 0.9
-#: Ray's name of the run below the run's folder; its checkpoints lie there.
-CHECKPOINTS = "checkpoints"
 
 
 def train(
@@ -37,7 +34,9 @@ def train(
     *,
     tracker: Tracker | None = None,
     validate: Validate | None = None,
-    cpus: float | None = None,
+    begin: Result | None = None,
+    trials: int = 1,
+    gpus_per_worker: float = 1.0,
     max_failures: int = 10,
     console: Console | None = None,
 ) -> Result:
@@ -49,11 +48,13 @@ def train(
     Args:
         tracker: of the run; parameters and datasets are written to it here, curves by rank 0. None: the curves go to
             the run folder's journal alone.
-        validate: weights folder -> metrics, run beside the training at the end of each phase; an importable function
-            or one that Ray can pickle.
-        cpus: how many of the cluster's CPUs the run may use, None for all.
-        max_failures: times that workers are started anew after one died.
-        console: where progress is shown.
+        validate: what measures a checkpoint, an importable function or one that Ray can pickle; None:
+            ``measure_experiment`` where there is ``data.val``.
+        begin: a finished run that made the first phases of this experiment: they are not made again.
+        trials: as many trainings like this one share the cluster.
+        gpus_per_worker: below 1 where several runs share a GPU.
+        max_failures: times that workers are started anew after one died; a machine that was taken away is not counted.
+        console: where progress is shown; None for nowhere.
 
     Raises:
         InputError: the experiment cannot run: data, classes, resources, or another run of its name.
@@ -62,21 +63,37 @@ def train(
     """
     began = time.time()
     experiment = experiment.absolute()
-    if experiment.device == "auto":
-        experiment = replace(experiment, device=_device(experiment))
     prepared = prepare(experiment)
     folder = RunFolder.open(experiment.folder, prepared.document)
     result = folder.finished()
     if result is not None:
         return result
     connect()
-    data_cpus = _data_cpus(experiment, cpus)
+    if validate is None and experiment.data.val:
+        validate = partial(measure_experiment, experiment=experiment)
+    allotted = share(
+        experiment.workers,
+        experiment.min_workers,
+        experiment.device,
+        cluster_resources(),
+        gpus_per_worker=gpus_per_worker,
+        validation_cpus=1.0 if validate is not None else 0.0,
+        trials=trials,
+    )
+    experiment = replace(experiment, device=allotted.device)
     if tracker is not None:
         _describe(tracker, prepared)
     folder.clear_failure()
     mend_record(folder)
-    assignment = Assignment(experiment=experiment, run=folder, data_cpus=data_cpus, validate=validate)
-    trainer = _trainer(assignment, max_failures)
+    assignment = Assignment(
+        experiment=experiment,
+        run=folder,
+        data_cpus=allotted.data_cpus,
+        begin=_begin(experiment, begin),
+        validate=validate is not None,
+    )
+    measuring = _measuring(assignment, validate)
+    trainer = _trainer(assignment, allotted, measuring, max_failures)
     fit = time.time()
     with Display(Progress(folder.path(PROGRESS)), experiment.name, console=console):
         fitted = trainer.fit()
@@ -84,19 +101,26 @@ def train(
     failure = outcome.get("failed")
     if failure is not None:
         raise _raised(failure)
-    last = len(experiment.phases) - 1
-    averaged = experiment.ema is not None
-    result = Result(
-        folder=folder.uri,
-        weights=folder.weights(last, averaged=averaged),
-        phases=tuple(folder.weights(phase, averaged=averaged) for phase in range(last + 1)),
-        steps=outcome["steps"],
-        metrics=outcome["metrics"],
-        validations=tuple(outcome.get("validations", ())),
-        seconds=_seconds(began, fit, outcome["marks"]),
-    )
+    kept = [fitted.checkpoint, *(checkpoint for checkpoint, _ in fitted.best_checkpoints or ())]
+    remove_unknown(folder, {checkpoint.path.rsplit("/", 1)[1] for checkpoint in kept if checkpoint is not None})
+    if measuring is not None:
+        _measure_what_is_missing(measuring, experiment, first=len(begin.phases) if begin is not None else 0)
+    result = _result(assignment, outcome, begin, allotted, _seconds(began, fit, outcome["marks"]))
     folder.finish(result)
+    if tracker is not None:
+        tracker.tags({"weights.last": result.weights, **({"weights.best": result.best} if result.best else {})})
+        tracker.log({f"cost/{name}": value for name, value in result.cost.items()}, step=result.steps)
     return result
+
+
+def _begin(experiment: Experiment, begin: Result | None) -> str | None:
+    """The checkpoint of the other run's last phase."""
+    if begin is None:
+        return None
+    if len(begin.phases) >= len(experiment.phases):
+        problem = f"has made {len(begin.phases)} phases; the experiment has {len(experiment.phases)}"
+        raise InputError(begin.folder, problem, "Begin with a run of fewer phases")
+    return storage.join(begin.folder, "phases", str(len(begin.phases) - 1))
 
 
 def _seconds(began: float, fit: float, marks: dict[str, float]) -> dict[str, float]:
@@ -111,55 +135,105 @@ def _seconds(began: float, fit: float, marks: dict[str, float]) -> dict[str, flo
     return {**seconds, "total": time.time() - began}
 
 
-def _device(experiment: Experiment) -> Any:
-    connect()
-    return "cuda" if ray.cluster_resources().get("GPU", 0) >= experiment.workers else "cpu"
+def _measuring(assignment: Assignment, validate: Validate | None) -> Measuring | None:
+    if validate is None:
+        return None
+    experiment, pickled = assignment.experiment, ray.cloudpickle.dumps(validate)
+    averaged, metric = experiment.ema is not None, experiment.validation.metric
+    return Measuring(run=assignment.run, validate=pickled, averaged=averaged, metric=metric)
 
 
-def _data_cpus(experiment: Experiment, cpus: float | None) -> float:
-    """CPUs a worker may spend on data tasks: its share of what the workers themselves leave."""
-    cluster = ray.cluster_resources()
-    gpus = cluster.get("GPU", 0)
-    if experiment.device == "cuda" and gpus < experiment.workers:
-        raise InputError(
-            "workers",
-            f"{experiment.workers} GPU workers on a cluster of {gpus:g} GPUs would wait for ever",
-            "Lower workers, set device cpu, or use a larger cluster",
-        )
-    there = cluster.get("CPU", 0.0)
-    allowed = min(there, cpus) if cpus is not None else there
-    left = allowed - experiment.workers * WORKER_CPUS
-    if left < 0.01 * experiment.workers:
-        raise InputError(
-            "workers",
-            f"{experiment.workers} and their data tasks need more than {allowed:g} CPUs and would wait for ever",
-            f"Use at most {int(allowed / (WORKER_CPUS + 0.01))} workers, or a larger cluster",
-        )
-    # Ray counts CPUs in ten-thousandths; a share that rounds up would add to more than there is.
-    return int(left / experiment.workers * 1000) / 1000
+def _measure_what_is_missing(measuring: Measuring, experiment: Experiment, first: int) -> None:
+    """Phases' ends whose validation failed, or was forgotten with a record that was cut off. Here it may raise."""
+    for number, phase in enumerate(experiment.phases[first:], first):
+        if not storage.exists(measuring.run.validation(number, phase.epochs)):
+            step = storage.read_json(storage.join(measuring.run.phase(number), OUTCOME))["steps"]
+            measuring(None, phase=number, epoch=phase.epochs, step=step, ended=True)
 
 
-def _trainer(assignment: Assignment, max_failures: int) -> TorchTrainer:
+def _trainer(assignment: Assignment, allotted: Share, measuring: Measuring | None, max_failures: int) -> TorchTrainer:
     experiment = assignment.experiment
-    cuda = experiment.device == "cuda"
+    fs, path = storage.locate(assignment.run.uri)
+    score, validation, elastic = {}, None, allotted.min_workers < allotted.workers
+    if measuring is not None:
+        # The task itself only waits for others: what computes asks for CPUs of its own.
+        validation = ValidationConfig(fn=measuring, ray_remote_kwargs={"num_cpus": 0, "max_retries": 2})
+        score = {"checkpoint_score_attribute": SCORE}
     return TorchTrainer(
         work,
         train_loop_config={"assignment": ray.cloudpickle.dumps(assignment)},
         scaling_config=ScalingConfig(
-            num_workers=experiment.workers,
-            use_gpu=cuda,
-            resources_per_worker={"CPU": WORKER_CPUS, **({"GPU": 1} if cuda else {})},
+            num_workers=(allotted.min_workers, allotted.workers) if elastic else allotted.workers,
+            use_gpu=allotted.device == "cuda",
+            resources_per_worker={
+                "CPU": WORKER_CPUS,
+                **({"GPU": allotted.gpus_per_worker} if allotted.device == "cuda" else {}),
+            },
         ),
         run_config=RunConfig(
             name=CHECKPOINTS,
-            storage_path=assignment.run.uri,
+            storage_path=path,
+            storage_filesystem=fs,
             # a process group that cannot be set up would be tried for ever by default
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=3),
-            # a phase's end is kept by the worker in phases/N; here only what a restart needs
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            # a phase's end is kept by the worker in phases/N; Ray keeps the newest whatever its score
+            checkpoint_config=CheckpointConfig(num_to_keep=experiment.validation.keep if score else 2, **score),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
+        validation_config=validation,
     )
+
+
+def _result(
+    assignment: Assignment, outcome: dict[str, Any], begin: Result | None, allotted: Share, seconds: dict[str, float]
+) -> Result:
+    experiment, folder = assignment.experiment, assignment.run
+    averaged = experiment.ema is not None
+    first = len(begin.phases) if begin is not None else 0
+    own = range(first, len(experiment.phases))
+    addresses = [folder.validation(phase, experiment.phases[phase].epochs) for phase in own]
+    found = tuple(dict(measured.metrics) if (measured := read_measured(a)) else {} for a in addresses)
+    hours = outcome["worker_hours"]
+    return Result(
+        folder=folder.uri,
+        weights=folder.weights(len(experiment.phases) - 1, averaged=averaged),
+        phases=(*(begin.phases if begin else ()), *(folder.weights(phase, averaged=averaged) for phase in own)),
+        best=best_weights(folder, experiment),
+        steps=outcome["steps"],
+        metrics=outcome["metrics"],
+        validations=(*(begin.validations if begin else ()), *found),
+        cost={
+            "cpu_hours": hours * (WORKER_CPUS + allotted.data_cpus),
+            "gpu_hours": hours * allotted.gpus_per_worker,
+        },
+        seconds=seconds,
+    )
+
+
+def best_weights(folder: RunFolder, experiment: Experiment) -> str:
+    """The weights with the best validation that are still there; empty where nothing was measured."""
+    fs, path = storage.locate(folder.path("validations"))
+    files = [info.path for info in fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))]
+    found = [storage.read_json(folder.path("validations", file.rsplit("/", 1)[1])) for file in files]
+    averaged, metric = experiment.ema is not None, experiment.validation.metric
+    candidates = []
+    for value in found:
+        ended = value["epoch"] == experiment.phases[value["phase"]].epochs
+        weights = folder.weights(value["phase"], averaged=averaged)
+        if not ended:
+            weights = folder.checkpoint(value["step"], averaged=averaged)
+        score = value["metrics"].get(metric)
+        if score is not None and storage.exists(weights):
+            candidates.append((score, value["step"], weights))
+    return max(candidates)[2] if candidates else ""
+
+
+def remove_unknown(folder: RunFolder, known: set[str]) -> None:
+    """Remove checkpoints that Ray does not know: uploaded by a worker that was killed before it could report them."""
+    fs, path = storage.locate(folder.path(CHECKPOINTS))
+    for info in fs.get_file_info(pafs.FileSelector(path)):
+        if info.type == pafs.FileType.Directory and info.base_name.startswith("step-") and info.base_name not in known:
+            fs.delete_dir(info.path)
 
 
 def mend_record(folder: RunFolder) -> None:

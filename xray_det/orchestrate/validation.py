@@ -1,48 +1,105 @@
-"""Measuring each phase's end beside the training, as a Ray task that the workers do not wait for."""
+"""Measuring checkpoints beside the training: as a task of Ray Train's controller, which the workers do not wait for.
 
-import logging
+Tasks that find no free CPU or GPU beside the training run when it has ended.
+"""
+
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import ray
+import numpy as np
+import ray.cloudpickle
+from ray.train import Checkpoint
 
 from xray_det import storage
+from xray_det.data.manifest import Manifest
+from xray_det.evaluation.assess import assess, own_protocol, trained_counts
+from xray_det.evaluation.bands import by_band
+from xray_det.evaluation.figures import precision_recall
+from xray_det.evaluation.measured import ClassRow, Measured, class_rows
+from xray_det.inference.predict import Predicting, predict
+from xray_det.labels.frequency import bands
+from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.run_folder import RunFolder
+from xray_det.tracking.journal import Journal
 
-logger = logging.getLogger(__name__)
-
-#: Weights folder -> metrics. It may use Ray Data; it is run in a process of its own.
-Validate = Callable[[str], Mapping[str, float]]
-
-
-class Validations:
-    """Starts a validation for each phase once; a finished one is read from the run folder after a restart."""
-
-    def __init__(self, validate: Validate | None, folder: RunFolder, *, averaged: bool) -> None:
-        self._validate, self._folder, self._averaged = validate, folder, averaged
-        self._running: dict[int, ray.ObjectRef] = {}
-
-    def start(self, phase: int) -> None:
-        """Measure the weights of a phase's end, unless that has been done."""
-        if self._validate is None or phase in self._running or storage.exists(self._address(phase)):
-            return
-        weights = self._folder.weights(phase, averaged=self._averaged)
-        # The task itself only waits for others: what computes asks for CPUs of its own.
-        task = ray.remote(num_cpus=0, max_retries=2)(_measure)
-        self._running[phase] = task.remote(self._validate, weights, self._address(phase))
-
-    def results(self, phases: int) -> list[dict[str, float]]:
-        """Metrics of each phase, waiting for what still runs. A failed validation leaves an empty result."""
-        for phase, task in self._running.items():
-            try:
-                ray.get(task)
-            except ray.exceptions.RayError as error:
-                logger.error("the validation of phase %d failed: %s", phase, error)
-        addresses = [self._address(phase) for phase in range(phases)]
-        return [storage.read_json(address) if storage.exists(address) else {} for address in addresses]
-
-    def _address(self, phase: int) -> str:
-        return self._folder.path("phases", str(phase), "metrics.json")
+#: (weights folder, folder for detections, journal for figures) -> what was found.
+Validate = Callable[[str, str, Journal], Measured]
+#: The key by which Ray Train keeps the best checkpoints, and its value for those that were not measured.
+SCORE, UNMEASURED = "score", -1e300
 
 
-def _measure(validate: Validate, weights: str, address: str) -> None:
-    storage.write_json(address, {name: float(value) for name, value in validate(weights).items()})
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What Ray Train runs for a reported checkpoint.
+
+    Attributes:
+        run: the run; results are written to its folder and journal once, however often a task is started.
+        validate: pickled, because Ray hands this object to processes that need not import what it holds.
+        averaged: measure the averaged weights.
+        metric: the score of a checkpoint.
+    """
+
+    run: RunFolder
+    validate: bytes
+    averaged: bool
+    metric: str
+
+    def __call__(
+        self, checkpoint: Checkpoint | None, *, phase: int, epoch: int, step: int, ended: bool
+    ) -> dict[str, Any]:
+        """Measure the checkpoint after ``epoch`` epochs of a phase; ``ended``: they were all of it."""
+        address = self.run.validation(phase, epoch)
+        if not storage.exists(address):
+            folder = self.run.weights(phase, averaged=self.averaged)
+            detections = self.run.detections(phase)
+            if not ended:
+                assert checkpoint is not None
+                folder = self.run.checkpoint(step, averaged=self.averaged)
+                detections = self.run.path("validations", f"phase-{phase}-epoch-{epoch}-detections")
+            validate: Validate = ray.cloudpickle.loads(self.validate)
+            with Journal(self.run.uri, "validation") as journal:
+                measured = validate(folder, detections, journal)
+                journal.log(measured.metrics, step)
+            where = {"phase": phase, "epoch": epoch, "step": step}
+            storage.write_json(address, {**where, **measured.to_json()})
+            if not ended:
+                storage.delete(detections)
+        metrics = storage.read_json(address)["metrics"]
+        return {SCORE: metrics.get(self.metric, UNMEASURED)}
+
+
+def read_measured(address: str) -> Measured | None:
+    """What a validation wrote; None where there was none."""
+    return Measured.from_json(storage.read_json(address)) if storage.exists(address) else None
+
+
+def measure_experiment(weights: str, detections: str, journal: Journal, *, experiment: Experiment) -> Measured:
+    """Predict ``data.val`` and score each dataset by the COCO protocol and its publishers' own.
+
+    Metrics are ``val/DATASET/PROTOCOL/NAME``, and as their means over the datasets, each by its own protocol,
+    ``val/AP``, ``val/AP_head``, ``val/AP_middle`` and ``val/AP_tail``. Bands are by training images.
+    """
+    settings = Predicting(precision="bfloat16" if experiment.precision == "bf16" else "float32")
+    prediction = predict(weights, experiment.data.val, detections, settings=settings, progress=False)
+    learned = [Manifest.load(selection.folder) for selection in experiment.data.train]
+    metrics: dict[str, float] = {}
+    classes: dict[str, tuple[ClassRow, ...]] = {}
+    own: list[Mapping[str, float]] = []
+    for selection in experiment.data.val:
+        dataset = Manifest.load(selection.folder)
+        counts = trained_counts(prediction.space, learned, dataset)
+        protocol_of_publishers = own_protocol(dataset)
+        for protocol in dict.fromkeys(("coco", protocol_of_publishers)):
+            result = assess(prediction, selection, protocol)
+            found = {**result.metrics, **by_band(result, bands(counts))}
+            key = f"{dataset.name}/{protocol}"
+            metrics |= {f"val/{key}/{name}": value for name, value in found.items()}
+            classes[key] = class_rows(result, counts)
+            journal.figure(f"{dataset.name}_{protocol}_pr", precision_recall(result))
+            if protocol == protocol_of_publishers:
+                own.append({"AP": found["AP"] if protocol == "coco" else found["mAP"], **found})
+    for name in ("AP", "AP_head", "AP_middle", "AP_tail"):
+        values = [found[name] for found in own if not np.isnan(found[name])]
+        metrics[f"val/{name}"] = float(np.mean(values)) if values else float("nan")
+    return Measured(metrics=metrics, classes=classes)

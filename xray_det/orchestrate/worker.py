@@ -1,10 +1,11 @@
 """One training worker under Ray Train: the context that the training loop is given.
 
-Ray is told of a checkpoint, waits until the controller has it for sure, and starts a killed worker anew; which images
-come next and what they look like follows from the position in the checkpoint alone.
+Rank 0 writes a checkpoint and trains on while it is uploaded; Ray Train starts a killed worker anew, which goes on from
+the newest one that is whole. Which images come next and what they look like follows from the position in it alone.
 """
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.fs as pafs
 import ray.cloudpickle
 import ray.data
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointConsistencyMode
+from ray.train import Checkpoint, CheckpointUploadMode, ValidationTaskConfig
+from ray.train.collective import broadcast_from_rank_zero
 
 from xray_det import storage
 from xray_det.data.batch import Batch
@@ -32,13 +33,19 @@ from xray_det.models.predictions import Detector
 from xray_det.models.weights import save_detector, transfer_from
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
 from xray_det.orchestrate.progress import Progress
-from xray_det.orchestrate.run_folder import LATEST, PROGRESS, RunFolder
-from xray_det.orchestrate.validation import Validations
+from xray_det.orchestrate.run_folder import CHECKPOINTS, LATEST, PROGRESS, RunFolder, checkpoint_name
+from xray_det.orchestrate.validation import SCORE, UNMEASURED
 from xray_det.tracking.journal import Journal
 from xray_det.train.checkpoint import SaveWeights
 from xray_det.train.context import Position
 from xray_det.train.evidence import Diverged
 from xray_det.train.loop import run
+
+logger = logging.getLogger(__name__)
+
+
+#: In a checkpoint: what the training has come to, beside its position.
+OUTCOME = "outcome.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +55,15 @@ class Assignment:
     Attributes:
         experiment: resolved, with absolute addresses.
         data_cpus: CPUs that this worker's data tasks may use together.
-        validate: weights folder -> metrics, run as a task at each phase's end; None for none.
+        begin: checkpoint of another run to begin with, whose phases are the first of this one; None: from the start.
+        validate: checkpoints are measured.
     """
 
     experiment: Experiment
     run: RunFolder
     data_cpus: float
-    validate: Callable[[str], Mapping[str, float]] | None = None
+    begin: str | None = None
+    validate: bool = False
 
 
 def work(given: Mapping[str, bytes]) -> dict[str, Any]:
@@ -65,9 +74,9 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
             which need not import what it holds.
 
     Returns:
-        steps, metrics and validations of a training that came to its end, and ``marks``, the times at which this
-        attempt reached its stations; ``failed`` says why it cannot. What a
-        restart cannot mend is not raised, or Ray would try it again and again.
+        steps, metrics and ``worker_hours`` of a training that came to its end, and ``marks``, the times at which this
+        attempt reached its stations; ``failed`` says why it cannot. What a restart cannot mend is not raised, or Ray
+        would try it again and again.
     """
     marks = {"workers": time.time()}
     assignment: Assignment = ray.cloudpickle.loads(given["assignment"])
@@ -81,8 +90,7 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
         detector = build_detector(prepared, assignment.run)
         marks["model"] = time.time()
         with RayContext(assignment, prepared, marks) as context:
-            recipe = assignment.experiment.recipe(assignment.run.fingerprint, prepared.unified.space.names)
-            run(context, recipe, detector, weight_saver(prepared))
+            run(context, prepared.recipe, detector, weight_saver(prepared))
             return context.outcome()
     except Diverged as error:  # on every rank alike
         return {"failed": {"kind": "Diverged", "folder": error.folder, "problem": error.problem}}
@@ -138,13 +146,16 @@ class RayContext:
         self.rank, self.world = ray_context.get_world_rank(), ray_context.get_world_size()
         self.device = ray.train.torch.get_device()
         self._experiment, self._run = assignment.experiment, assignment.run
+        self._begin, self._validate = assignment.begin, assignment.validate
         self._loader = prepared.loader
         self._executor = RayData(cpus=assignment.data_cpus)
         self._progress = Progress(self._run.path(PROGRESS))
         self._journal = Journal(self._run.uri, "rank0") if self.rank == 0 else None
-        self._validations = Validations(assignment.validate, self._run, averaged=self._experiment.ema is not None)
         self._plan: tuple[tuple[int, int], np.ndarray] | None = None
-        self._outcome: dict[str, Any] = {"steps": 0, "metrics": {}}
+        self._outcome: dict[str, Any] = {"steps": 0, "metrics": {}, "worker_hours": 0.0}
+        self._counted = time.monotonic()
+        self._watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"
+        self._known: list[str] = []
 
     def __enter__(self) -> "RayContext":
         return self
@@ -154,11 +165,8 @@ class RayContext:
             self._journal.close()
 
     def outcome(self) -> dict[str, Any]:
-        """What the worker returns; waits for validations."""
-        self._outcome["marks"] = self._marks
-        if self.rank == 0:
-            self._outcome["validations"] = self._validations.results(len(self._experiment.phases))
-        return self._outcome
+        """What the worker returns."""
+        return {**self._outcome, "marks": self._marks}
 
     def steps_per_epoch(self, phase: int) -> int:
         return len(self._planned(phase, 0)) // self._experiment.batch
@@ -180,47 +188,59 @@ class RayContext:
 
     @contextmanager
     def resume(self) -> Iterator[Path | None]:
-        checkpoint = ray.train.get_checkpoint() or self._confirmed()
-        if checkpoint is None:
+        address = broadcast_from_rank_zero(self._newest())
+        if address is None:
             yield None
-        else:
-            with checkpoint.as_directory() as folder:
-                self._outcome = storage.read_json(Path(folder) / "outcome.json")
-                yield Path(folder)
+            return
+        fs, path = storage.locate(address)
+        with Checkpoint(path, fs).as_directory() as folder:
+            if address != self._begin:
+                self._outcome = storage.read_json(Path(folder) / OUTCOME)
+            yield Path(folder)
 
-    def _confirmed(self) -> Checkpoint | None:
-        """The newest checkpoint by our own pointer: Ray's record may have been cut off by a kill as it was written."""
+    def _newest(self) -> str | None:
+        """The newest whole checkpoint by our own pointer: Ray's record of them may be cut off by a kill."""
         address = self._run.path(LATEST)
         if not storage.exists(address):
-            return None
-        fs, path = storage.locate(self._run.path("checkpoints", storage.read_json(address)["checkpoint"]))
-        return Checkpoint(path, fs) if fs.get_file_info(path).type != pafs.FileType.NotFound else None
+            return self._begin
+        return self._run.path(CHECKPOINTS, storage.read_json(address)["checkpoint"])
 
     def report(
         self, position: Position, metrics: Mapping[str, float], save: Callable[[Path], None], phase_end: int | None
     ) -> None:
-        name = f"step-{position.step:09d}"
-        self._outcome = {"steps": position.step, "metrics": dict(metrics)}
-        numbers = {**metrics, **asdict(position)}
+        name = checkpoint_name(position.step)
+        now = time.monotonic()
+        hours = self._outcome["worker_hours"] + self.world * (now - self._counted) / 3600
+        self._counted = now
+        self._outcome = {"steps": position.step, "metrics": dict(metrics), "worker_hours": hours}
+        numbers = {**metrics, **asdict(position), SCORE: UNMEASURED}
         if self.rank != 0:
             ray.train.report(numbers, checkpoint=None, checkpoint_dir_name=name)
             return
-        with tempfile.TemporaryDirectory(prefix="xray_det-") as local:
-            save(Path(local))
-            storage.write_json(Path(local) / "outcome.json", self._outcome)
-            if phase_end is not None:
-                for part in ("weights", "ema"):
-                    self._keep(Path(local) / part, phase_end, part)
-            checkpoint = Checkpoint.from_directory(local)
-            ray.train.report(numbers, checkpoint=checkpoint, checkpoint_dir_name=name)
-        # A report has returned long before the controller would resume from its checkpoint.
-        ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
-        storage.write_json(self._run.path(LATEST), {"checkpoint": name})
+        local = tempfile.mkdtemp(prefix="xray_det-")
+        save(Path(local))
+        storage.write_json(Path(local) / OUTCOME, self._outcome)
+        ray.train.report(
+            numbers,
+            checkpoint=Checkpoint.from_directory(local),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=partial(_upload, run=self._run, phase_end=phase_end),
+            delete_local_checkpoint_after_upload=True,
+            validation=self._to_measure(position, phase_end) or False,
+        )
 
-    def _keep(self, local: Path, phase: int, part: str) -> None:
-        if local.is_dir():
-            for file in sorted(local.iterdir()):
-                storage.write_bytes(self._run.path("phases", str(phase), part, file.name), file.read_bytes())
+    def _to_measure(self, position: Position, phase_end: int | None) -> ValidationTaskConfig | None:
+        """How the checkpoint is to be measured, if it is."""
+        if not self._validate:
+            return None
+        phase, epoch, every = position.phase, position.epoch, self._experiment.validation.every
+        if phase_end is not None:
+            phase, epoch = phase_end, self._experiment.phases[phase_end].epochs
+        elif position.batch or every is None or epoch % every:
+            return None
+        where = {"phase": phase, "epoch": epoch, "step": position.step, "ended": phase_end is not None}
+        return ValidationTaskConfig(fn_kwargs=where)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         if self._journal is not None:
@@ -231,9 +251,25 @@ class RayContext:
         if self.rank == 0:
             self._progress.tell(step=position.step, total_steps=total_steps, phase=position.phase, epoch=position.epoch)
 
-    def validate(self, phase: int) -> None:
+    def interrupted(self) -> bool:
+        notice = ray.train.get_preemption_info() if self._watched else None
+        if notice is None or notice.preempted_node_ids == self._known:
+            return False
+        self._known = notice.preempted_node_ids
         if self.rank == 0:
-            self._validations.start(phase)
+            logger.warning("ranks %s lose their machine: a checkpoint is made", notice.preempted_ranks)
+        return True
 
     def evidence(self, name: str) -> str:
         return self._run.path(name)
+
+
+def _upload(checkpoint: Checkpoint, name: str, *, run: RunFolder, phase_end: int | None) -> Checkpoint:
+    """Put a checkpoint on storage, a phase's end also where it is kept for good; the pointer to it last."""
+    address = run.path(CHECKPOINTS, name)
+    storage.upload(checkpoint.path, address)
+    if phase_end is not None:
+        storage.upload(checkpoint.path, run.phase(phase_end))
+    storage.write_json(run.path(LATEST), {"checkpoint": name})
+    fs, path = storage.locate(address)
+    return Checkpoint(path, fs)

@@ -118,8 +118,13 @@ def save(
     (folder / STATE).write_text(json.dumps(document, indent=1))
 
 
-def load(folder: Path, *, detector: nn.Module, ema: AveragedModel | None, fingerprint: str) -> Saved:
+def load(
+    folder: Path, *, detector: nn.Module, ema: AveragedModel | None, fingerprint: Callable[[Position], str]
+) -> Saved:
     """Put a checkpoint's weights into the models and return the rest.
+
+    Args:
+        fingerprint: position -> the fingerprint that a checkpoint there must bear.
 
     Raises:
         InputError: another format, another configuration, a file that is missing or does not fit the model.
@@ -133,7 +138,8 @@ def load(folder: Path, *, detector: nn.Module, ema: AveragedModel | None, finger
         ) from error
     if document["format"] != FORMAT:
         raise InputError(folder, f"has format {document['format']}, not {FORMAT}", "Use the version that wrote it")
-    if document["fingerprint"] != fingerprint:
+    position = Position(**document["position"])
+    if document["fingerprint"] != fingerprint(position):
         raise InputError(folder, "was written under another configuration", "Give the run another name")
     load_weights(folder / WEIGHTS, detector)
     if ema is not None:
@@ -143,7 +149,7 @@ def load(folder: Path, *, detector: nn.Module, ema: AveragedModel | None, finger
     for name, tensor in tensors.items():
         parameter, _, key = name.rpartition("/")
         state[parameter][key] = tensor
-    return Saved(position=Position(**document["position"]), optimizer=state)
+    return Saved(position=position, optimizer=state)
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

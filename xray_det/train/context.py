@@ -53,7 +53,8 @@ class Context(Protocol):
     ) -> None:
         """Keep a checkpoint of ``position``. ``save`` writes it into an existing empty folder; rank 0 calls it.
 
-        Returns when a restart would find it. The checkpoint of a phase's end (``phase_end``: which) is kept for good.
+        May return before a restart would find it. The checkpoint of a phase's end (``phase_end``: which) is kept for
+        good. Whoever measures checkpoints does so beside the training.
         """
         ...
 
@@ -65,8 +66,9 @@ class Context(Protocol):
         """One step was made. Called after every step, so it must cost nothing."""
         ...
 
-    def validate(self, phase: int) -> None:
-        """The phase has ended and its checkpoint is kept: measure it, if anyone is to. Does not wait."""
+    def interrupted(self) -> bool:
+        """Whether a checkpoint is wanted now, because a machine of the training will be taken away; True once for each
+        such notice. A barrier with the same answer on every rank, so not called after every step."""
         ...
 
     def evidence(self, name: str) -> str:

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Global batches of the first chunk when the length of chunks is left to the loop, and the seconds it then aims at.
 FIRST_CHUNK, CHUNK_SECONDS = 32, 60.0
+#: Times in a chunk that a notice of preemption is looked for; clouds give it 30 to 120 s before they take a machine.
+LOOKS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,9 @@ class Recipe:
         ema: decay of the averaged weights, None for no averaging.
         log_every: steps between two points of the training curves, each the mean since the one before.
         classes: names of the unified classes, in the order of the classifier's outputs.
-        fingerprint: of the whole configuration; a checkpoint of another one is refused.
+        fingerprints: [P + 1], of the configuration with its first 0, 1, ... P phases, or none; a checkpoint of another
+            one is refused. A checkpoint between phases depends on those before it alone: a training may begin from
+            that of another one with the same first phases.
     """
 
     phases: tuple[Phase, ...]
@@ -55,7 +59,14 @@ class Recipe:
     ema: float | None = None
     log_every: int = 20
     classes: tuple[str, ...] = ()
-    fingerprint: str = ""
+    fingerprints: tuple[str, ...] = ()
+
+    def fingerprint(self, position: Position) -> str:
+        """Of what a checkpoint at ``position`` depends on."""
+        if not self.fingerprints:
+            return ""
+        begun = bool(position.epoch or position.batch)
+        return self.fingerprints[position.phase + begun]
 
 
 def run(context: Context, recipe: Recipe, detector: Detector, save_weights: SaveWeights) -> nn.Module:
@@ -89,8 +100,6 @@ class _Run:
         self.total_steps = sum(p.epochs * context.steps_per_epoch(i) for i, p in enumerate(recipe.phases))
 
     def all_phases(self) -> nn.Module:
-        for phase in range(self.position.phase):  # a kill may have come before a phase's validation
-            self.context.validate(phase)
         while self.position.phase < len(self.recipe.phases):
             try:
                 self._phase(self.recipe.phases[self.position.phase])
@@ -140,6 +149,10 @@ class _Run:
                 names, values = stepper(batch, key)
                 self.position = replace(self.position, batch=self.position.batch + 1, step=self.position.step + 1)
                 meter.add(self.position, names, values, images=len(batch) * context.world, lr=lr)
+                made = self.position.batch - start
+                if made % max(1, self.chunk // LOOKS) == 0 and self.position.batch < stop and context.interrupted():
+                    stop = self.position.batch
+                    break
             if stepper is None or self.position.batch != stop:
                 raise RuntimeError(f"batches {start} to {stop} were asked for, {self.position.batch} was reached")
             stepper.settle()
@@ -165,12 +178,10 @@ class _Run:
             ema=self.ema,
             optimizer=optimizer,
             position=self.position,
-            fingerprint=self.recipe.fingerprint,
+            fingerprint=self.recipe.fingerprint(self.position),
             save_weights=self.save_weights,
         )
         self.context.report(self.position, metrics, save, phase_end)
-        if phase_end is not None:
-            self.context.validate(phase_end)
 
     def _agreed(self, number: int) -> int:
         """Rank 0's number on every rank."""

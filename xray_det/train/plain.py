@@ -74,6 +74,8 @@ class PlainContext:
             for old in (self.folder / "checkpoints").glob("*"):
                 if old != target:
                     shutil.rmtree(old)
+            if phase_end is not None and self._on_phase_end is not None:
+                self._on_phase_end(phase_end, target)
         if self.world > 1:
             torch.distributed.barrier()
 
@@ -85,9 +87,8 @@ class PlainContext:
         if self._on_step is not None:
             self._on_step(position, total_steps)
 
-    def validate(self, phase: int) -> None:
-        if self._on_phase_end is not None:
-            self._on_phase_end(phase, self.folder / "phases" / str(phase))
+    def interrupted(self) -> bool:
+        return False
 
     def evidence(self, name: str) -> str:
         return str(self.folder / name)
