@@ -157,7 +157,7 @@ def log(report: dict[str, bytes], parent: str | None, resolver: "Resolver") -> s
     left = resend(parent, known.uri, patience_s=60)
     sent = resolver.tracked(parent)
     if left or sent is None or sent.run_id is None or sent.experiment_id is None:
-        return f"{left} records wait for {known.uri}: python -m xray_det.tracking.resend {parent}"
+        return f"{left} records wait for the server: python -m xray_det.tracking.resend {parent}"
     where = Destination(uri=sent.uri, run_id=sent.run_id, experiment_id=sent.experiment_id)
     return f"artifacts compare/report.html and report.png of {where.address}"
 
