@@ -8,8 +8,8 @@ belong into an address: it is printed and tracked.
 
 **Refusals.** What passes (503 and other 5xx, connections that are refused or break, silence) is tried again with
 doubling pauses, for about a minute or ``XRAY_DET_STORAGE_PATIENCE_S`` seconds; then, and at once for what waiting does
-not mend (403, no such bucket, no such host), an InputError says what to do. The file system from ``locate`` has this
-patience, also after pickling: give it, not an address, to libraries that take one (``pyarrow.parquet``, Ray).
+not mend (403, no such bucket, no such host), an InputError (Refused) says what to do. The file system from ``locate``
+has this patience, also after pickling: give it, not an address, to libraries that take one (``pyarrow.parquet``, Ray).
 """
 
 import json
@@ -43,6 +43,10 @@ _ENDPOINT: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _ENVIRONMENT: Final = (
     *_ENDPOINT, "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "XRAY_DET_STORAGE_PATIENCE_S",
 )  # fmt: skip
+
+
+class Refused(InputError):
+    """The storage does not take, give or remove something: it is away, full, or forbids it."""
 
 
 def home() -> Path:
@@ -192,7 +196,7 @@ def _explained(fs: pafs.FileSystem, uri: str | os.PathLike[str]) -> Iterator[Non
         reason = str(error).rstrip(". ")
         remedy = next(remedy for pattern, remedy in _REMEDIES if re.search(pattern, reason))
         problem = f"the object store refuses ({reason})"
-        raise InputError(_shown(uri), problem, remedy) from error
+        raise Refused(_shown(uri), problem, remedy) from error
 
 
 # Reading
@@ -209,12 +213,24 @@ def read_bytes(uri: str | os.PathLike[str], start: int = 0) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        InputError: the object store refuses.
+        Refused: the object store refuses.
     """
     fs, path = locate(uri)
     with _explained(fs, uri), fs.open_input_file(path) as stream:
         stream.seek(start)
         return bytes(stream.read())
+
+
+def file_sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
+    """Name -> bytes of the files that lie directly in a folder, by name; of none, when it is not there.
+
+    Raises:
+        Refused: the object store refuses.
+    """
+    fs, path = locate(folder)
+    with _explained(fs, folder):
+        infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return {info.base_name: info.size for info in sorted(infos, key=lambda i: i.base_name) if info.is_file}
 
 
 def read_json(uri: str | os.PathLike[str]) -> Any:
@@ -241,7 +257,7 @@ def writing(uri: str | os.PathLike[str]) -> Iterator[BinaryIO | pa.NativeFile]:
     object when its upload ends.
 
     Raises:
-        InputError: the disk is full, the folder cannot be written, the object store refuses.
+        Refused: the disk is full, the folder cannot be written, the object store refuses.
     """
     fs, path = locate(uri)
     if not isinstance(fs, pafs.LocalFileSystem):
@@ -257,7 +273,7 @@ def writing(uri: str | os.PathLike[str]) -> Iterator[BinaryIO | pa.NativeFile]:
             os.fsync(file.fileno())
         begun.replace(path)
     except OSError as error:
-        raise InputError(
+        raise Refused(
             path, f"cannot be written ({error.strerror or error})", "Free space or choose another folder"
         ) from error
     finally:
@@ -281,7 +297,7 @@ def _publishing(fs: pafs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
 
 
 def write_bytes(uri: str | os.PathLike[str], payload: bytes) -> None:
-    """Write a file so that a reader sees all of it or the one before. Raises InputError as ``writing`` does."""
+    """Write a file so that a reader sees all of it or the one before. Raises Refused as ``writing`` does."""
 
     def write() -> None:
         with writing(uri) as sink:
@@ -301,7 +317,7 @@ def upload(local: str | os.PathLike[str], uri: str | os.PathLike[str]) -> None:
     a reader that must not see half a folder, write a file that says so afterwards.
 
     Raises:
-        InputError: as ``writing``; there is nothing at ``local``.
+        InputError: there is nothing at ``local``; Refused as ``writing``.
     """
     source = Path(local)
     if not source.exists():
@@ -335,7 +351,7 @@ def _repeatable(write: Callable[[], T]) -> T:
     """An answer that was lost makes the request's repeat fail: the multipart upload that it ended is gone."""
     try:
         return write()
-    except InputError as error:
+    except Refused as error:
         if "NO_SUCH_UPLOAD" not in error.problem:
             raise
     return write()
@@ -345,7 +361,7 @@ def delete(uri: str | os.PathLike[str]) -> None:
     """Remove a file, or a folder with all in it; what is not there is fine.
 
     Raises:
-        InputError: it cannot be removed.
+        Refused: it cannot be removed.
     """
     fs, path = locate(uri)
     try:
@@ -358,4 +374,4 @@ def delete(uri: str | os.PathLike[str]) -> None:
     except FileNotFoundError:  # somebody else was faster
         pass
     except OSError as error:
-        raise InputError(path, f"cannot be removed ({error.strerror or error})", "Remove it by hand") from error
+        raise Refused(path, f"cannot be removed ({error.strerror or error})", "Remove it by hand") from error

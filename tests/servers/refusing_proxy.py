@@ -32,12 +32,14 @@ class RefusingProxy:
 
     Attributes:
         passed, refused: how many requests, by method.
+        read_bytes: how much of objects was answered.
     """
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._rule = Rule(until=0.0, methods=(), how="slow down")
         self.passed, self.refused = Counter[str](), Counter[str]()
+        self.read_bytes = 0
         self._lose: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -122,6 +124,7 @@ class RefusingProxy:
                     self.end_headers()
                     while self.command != "HEAD" and (block := answer.read(BLOCK)):
                         self.wfile.write(block)
+                        proxy.read_bytes += len(block)
                 except OSError:  # either side is gone
                     self.close_connection = True
                 finally:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlparse
 
+from xray_det.tracking.address import without_password
+
 PACKAGES: Final = ("xray_det", "torch", "torchvision", "ray", "mlflow", "numpy", "pyarrow", "hotcoco")
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -74,7 +76,7 @@ def environment_tags() -> dict[str, str]:
         "mlflow.user": _user(),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:2000],
+        "command": without_password(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))[:2000],
         "commit": revision,
         "source_digest": source_digest(),
         "python": platform.python_version(),

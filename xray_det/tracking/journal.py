@@ -46,7 +46,8 @@ class Journal:
 
     On a local or mounted run folder each record is on the file system when the call returns (about 20 microseconds),
     so a process killed with SIGKILL loses none. On an object store records wait in memory for up to five seconds;
-    call ``flush()`` before a checkpoint is reported. A full disk keeps records in memory, and says so once.
+    call ``flush()`` before a checkpoint is reported. While a disk is full or an object store refuses, records wait in
+    memory, which is said once.
 
     Args:
         run_folder: the run's folder, a local path or any pyarrow.fs URI, seen by every process of the run.
@@ -59,8 +60,9 @@ class Journal:
     def __init__(self, run_folder: str | os.PathLike[str], writer: str) -> None:
         self.folder = tracking_folder(run_folder)
         self._writer = writer
-        self._fs, path = storage.locate(storage.join(self.folder, "journal"))
-        self._path = path
+        self._address = storage.join(self.folder, "journal")
+        fs, self._path = storage.locate(self._address)
+        self._local = isinstance(fs, pafs.LocalFileSystem)
         self._lock, self._remote_lock = threading.RLock(), threading.Lock()
         self._waiting: list[bytes] = []  # records not yet on storage
         self._warned = False
@@ -68,12 +70,12 @@ class Journal:
         self._segment: str | None = None  # of the remote segment
         self._segment_bytes = self._segment_stored = b""
         self._closed = threading.Event()
-        try:
-            self._fs.create_dir(path, recursive=True)
-        except OSError as error:
-            raise InputError(path, f"cannot be written ({error})", "Choose another run folder") from error
-        self._local = isinstance(self._fs, pafs.LocalFileSystem)
-        if not self._local:
+        if self._local:
+            try:
+                os.makedirs(self._path, exist_ok=True)
+            except OSError as error:
+                raise InputError(self._path, f"cannot be written ({error})", "Choose another run folder") from error
+        else:  # has no folders
             threading.Thread(target=self._flush_for_ever, daemon=True, name="journal").start()
 
     # What can be tracked
@@ -147,6 +149,8 @@ class Journal:
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._descriptor = None
+            if lost := len(self._waiting) + self._segment_bytes[len(self._segment_stored) :].count(b"\n"):
+                log.error("%s: %d records could not be written and are lost", self._address, lost)
 
     def __enter__(self) -> Self:
         return self
@@ -185,11 +189,10 @@ class Journal:
         if self._segment_bytes == self._segment_stored:
             return
         if self._segment is None:
-            self._segment = f"{self._path}/{self._writer}-{time.time_ns()}.jsonl"
+            self._segment = f"{self._writer}-{time.time_ns()}.jsonl"
         try:
-            with self._fs.open_output_stream(self._segment) as sink:
-                sink.write(self._segment_bytes)
-        except OSError as error:
+            storage.write_bytes(storage.join(self._address, self._segment), self._segment_bytes)
+        except InputError as error:
             self._warn(error)
             return
         self._segment_stored = self._segment_bytes
@@ -205,9 +208,9 @@ class Journal:
         while not self._closed.wait(REMOTE_FLUSH_SECONDS):
             self.flush()
 
-    def _warn(self, error: OSError) -> None:
+    def _warn(self, error: Exception) -> None:
         if not self._warned:
-            log.warning("%s: records wait in memory, writing failed (%s)", self._path, error)
+            log.warning("%s: records wait in memory, writing failed (%s)", self._address, error)
         self._warned = True
 
 
@@ -225,15 +228,12 @@ class Reader:
 
     def new(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """(segment, offset behind the record, record) of each complete record that is new."""
-        fs, path = storage.locate(storage.join(tracking_folder(self.run_folder), "journal"))
-        selector = pafs.FileSelector(path, allow_not_found=True)
-        for info in sorted(fs.get_file_info(selector), key=lambda info: info.base_name):
-            segment, start = info.base_name, self.offsets.get(info.base_name, 0)
-            if not segment.endswith(".jsonl") or info.size <= start:
+        folder = storage.join(tracking_folder(self.run_folder), "journal")
+        for segment, size in storage.file_sizes(folder).items():
+            start = self.offsets.get(segment, 0)
+            if not segment.endswith(".jsonl") or size <= start:
                 continue
-            with fs.open_input_file(info.path) as stream:
-                stream.seek(start)
-                content = stream.read()
+            content = storage.read_bytes(storage.join(folder, segment), start)
             for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
                 start += len(line)
                 self.offsets[segment] = start

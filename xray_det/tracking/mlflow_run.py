@@ -26,6 +26,8 @@ from mlflow.utils.rest_utils import http_request
 
 from xray_det import storage
 from xray_det.errors import InputError
+from xray_det.tracking.address import without_password
+from xray_det.tracking.database import check_database
 from xray_det.tracking.journal import tracking_folder
 from xray_det.tracking.outbox import Outbox
 
@@ -66,9 +68,17 @@ class MlflowRun:
         """
         if self._client is not None:
             return
-        if self._uri.startswith("http") and self.outbox.run_id is None:
-            check_server(self._uri)
-        self._connect()
+        # A server that knew us is only away, whatever it answers; a database is asked each time, for mlflow's own
+        # attempts would hold us up for minutes.
+        if self.outbox.run_id is None or not self._uri.startswith("http"):
+            check_answer(self._uri)
+        try:
+            self._connect()
+        except MlflowException as error:
+            if "out-of-date database schema" not in str(error):
+                raise
+            shown = without_password(self._uri)
+            raise InputError(shown, first_line(error), "Run: mlflow db upgrade ADDRESS") from error
 
     def _connect(self) -> None:
         client, outbox = MlflowClient(tracking_uri=self._uri), self.outbox
@@ -265,6 +275,19 @@ class MlflowRun:
         )
 
 
+def check_answer(uri: str) -> None:
+    """Tell an address that cannot work from one that does not answer now.
+
+    Raises:
+        InputError: waiting does not mend it.
+        Exception: it does not answer.
+    """
+    if uri.startswith("http"):
+        check_server(uri)
+    elif not uri.startswith("sqlite"):
+        check_database(uri)
+
+
 def check_server(uri: str) -> None:
     """Ask a server for its experiments, to tell a wrong address from a server that is away.
 
@@ -289,7 +312,7 @@ def check_server(uri: str) -> None:
             problem = f"what answers there is not MLflow: {text}"
     if problem:
         remedy = "Correct the tracking address (--tracking-uri or MLFLOW_TRACKING_URI), its credentials"
-        raise InputError(uri, problem, f"{remedy}, or the server's --allowed-hosts")
+        raise InputError(without_password(uri), problem, f"{remedy}, or the server's --allowed-hosts")
 
 
 def entity_key(key: str) -> str:

@@ -1,7 +1,7 @@
 """What of a run's journals one tracking address still has to get.
 
-The state is ``RUN/tracking/sent-HASH.json`` (HASH of the address): how far each segment was sent, and the run's id
-there. Reading it needs no MLflow.
+The state is ``RUN/tracking/sent-HASH.json`` (HASH of the address without its password): how far each segment was sent,
+and the run's id there. Reading it needs no MLflow.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from xray_det import storage
+from xray_det.tracking.address import without_password
 from xray_det.tracking.journal import Reader, tracking_folder
 
 
@@ -28,7 +29,7 @@ class Outbox:
 
     def __init__(self, run_folder: str | os.PathLike[str], uri: str) -> None:
         self.run_folder, self.uri = os.fspath(run_folder), uri
-        self._address = storage.join(tracking_folder(run_folder), f"sent-{_digest(uri)}.json")
+        self._address = storage.join(tracking_folder(run_folder), f"sent-{_digest(without_password(uri))}.json")
         state = storage.read_json(self._address) if storage.exists(self._address) else {}
         self.run_id: str | None = state.get("run_id")
         self.experiment_id: str | None = state.get("experiment_id")
@@ -65,7 +66,7 @@ class Outbox:
         self.save()
 
     def save(self) -> None:
-        state = {"uri": self.uri, "run_id": self.run_id, "experiment_id": self.experiment_id}
+        state = {"uri": without_password(self.uri), "run_id": self.run_id, "experiment_id": self.experiment_id}
         storage.write_json(self._address, {**state, "sent": self._sent, "later": self.later})
 
     def left(self) -> int:

@@ -15,8 +15,9 @@ import tyro
 
 from xray_det import storage
 from xray_det.errors import InputError
+from xray_det.tracking.address import check_uri
 from xray_det.tracking.journal import tracking_folder
-from xray_det.tracking.tracker import SenderProcess, check_uri
+from xray_det.tracking.tracker import SenderProcess
 
 
 def resend(run_folder: str, uri: str | None = None, patience_s: float = 300.0) -> int:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from xray_det import storage
 from xray_det.errors import InputError
 from xray_det.tracking import records
-from xray_det.tracking.tracker import default_uri
+from xray_det.tracking.address import default_uri
 
 if TYPE_CHECKING:
     from xray_det.tracking.runs import Found, Runs

@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from xray_det.errors import InputError
-from xray_det.tracking.mlflow_run import check_server, first_line
-from xray_det.tracking.tracker import check_uri
+from xray_det.tracking.address import check_uri, without_password
+from xray_det.tracking.mlflow_run import check_answer, first_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +36,22 @@ class Runs:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = check_uri(uri)
+        uri = check_uri(uri)
+        self.uri = without_password(uri)
         if uri == "off":
             raise InputError("tracking", "is off, so no run has an id or a name there", "Give run folders")
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
             raise InputError(uri, "no such database", "Give --tracking ADDRESS, or run folders")
         try:
-            if uri.startswith("http"):
-                check_server(uri)
+            check_answer(uri)
             self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
         except InputError:
             raise
         except Exception as error:  # mlflow, sqlalchemy and requests each raise their own
-            raise InputError(uri, f"does not answer ({first_line(error)})", "Start it, or give run folders") from error
+            raise InputError(
+                self.uri, f"does not answer ({first_line(error)})", "Start it, or give run folders"
+            ) from error
 
     def by_id(self, run_id: str) -> Found | None:
         try:

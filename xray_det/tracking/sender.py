@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from xray_det.errors import InputError
+from xray_det.storage import Refused
 from xray_det.tracking.mlflow_run import MlflowRun, first_line
 
 POLL_SECONDS: Final = 1.0
@@ -25,8 +26,9 @@ ORPHAN_SECONDS: Final = 60.0  # longest life after the training process
 def follow(run: MlflowRun, *, closing: threading.Event, orphaned: threading.Event, say: "Say") -> None:
     """Send until told to close (or the training process is gone), waiting out a dead server.
 
-    While the server is away the pauses between attempts double from 0.5 s to LONGEST_PAUSE_SECONDS; ``closing`` cuts a
-    pause short. Once closing, it goes on trying: whoever waits for this process sets the bound.
+    While the server or the storage of the run folder is away, the pauses between attempts double from 0.5 s to
+    LONGEST_PAUSE_SECONDS; ``closing`` cuts a pause short. Once closing, it goes on trying: whoever waits for this
+    process sets the bound.
     """
     pause, down, told = 0.5, False, None
     while True:
@@ -43,10 +45,10 @@ def follow(run: MlflowRun, *, closing: threading.Event, orphaned: threading.Even
                     run.mark_killed()
                 return
             closing.wait(POLL_SECONDS)
-        except InputError as error:
-            say(state="wrong", where=error.where, problem=error.problem, remedy=error.remedy)
-            return
         except Exception as error:  # mlflow, sqlalchemy, requests and storage each raise their own
+            if isinstance(error, InputError) and not isinstance(error, Refused):
+                say(state="wrong", where=error.where, problem=error.problem, remedy=error.remedy)
+                return
             if not down:
                 say(state="down", problem=first_line(error))
                 down = True
@@ -66,8 +68,11 @@ class Say:
 
 
 def main() -> None:
-    """``python -m xray_det.tracking.sender RUNFOLDER URI``: stdin "close" ends it when all is sent, its end at once."""
-    run_folder, uri = sys.argv[1:]
+    """``python -m xray_det.tracking.sender RUNFOLDER``: stdin "close" ends it when all is sent, its end at once.
+
+    The tracking address is the environment's ``MLFLOW_TRACKING_URI``.
+    """
+    run_folder, uri = sys.argv[1], os.environ["MLFLOW_TRACKING_URI"]
     closing, orphaned = threading.Event(), threading.Event()
 
     def listen() -> None:

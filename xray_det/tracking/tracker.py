@@ -8,7 +8,6 @@ tracker.finish("FINISHED")
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -16,11 +15,11 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from xray_det import storage
 from xray_det.errors import InputError
+from xray_det.tracking.address import check_uri, default_uri, without_password
 from xray_det.tracking.environment import environment_tags
 from xray_det.tracking.journal import Journal, flatten, tracking_folder
 from xray_det.tracking.outbox import Outbox
@@ -30,7 +29,6 @@ log = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
-SCHEMES: Final = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 #: Bounds of the sender's waits. mlflow's own retries are off: the sender has its own, and shows what it waits for.
 SENDER_ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -39,38 +37,6 @@ SENDER_ENVIRONMENT: Final = {
     "GIT_PYTHON_REFRESH": "quiet",
     "OMP_NUM_THREADS": "1",
 }
-
-
-def default_uri() -> str:
-    """``MLFLOW_TRACKING_URI`` when set, else a SQLite database in the project's home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.home() / 'mlflow.db'}"
-
-
-def check_uri(uri: str) -> str:
-    """The address if its form is one that can work; ``off`` tracks nothing beyond the journal.
-
-    Raises:
-        InputError: no scheme, a file store (MLflow refuses it), a scheme MLflow does not know, an unwritable database.
-    """
-    if uri == "off":
-        return uri
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9]*)(\+\w+)?://", uri)
-    if scheme is None or scheme[1].lower() not in SCHEMES:
-        raise InputError(
-            uri,
-            "not a tracking address that MLflow takes" + (" (its file store is retired)" if "file" in uri[:5] else ""),
-            f"Give a server (http://HOST:5000), a database (sqlite:///FILE, postgresql://...) or off; "
-            f"schemes: {', '.join(SCHEMES)}",
-        )
-    if scheme[1] == "sqlite":
-        folder = Path(uri.removeprefix("sqlite:///")).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(uri, f"its folder cannot be made ({error.strerror})", "Choose another file") from error
-        if not os.access(folder, os.W_OK):
-            raise InputError(uri, f"the folder {folder} is not writable", "Choose another file")
-    return uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +117,7 @@ class Tracker(Journal):
                 "parent_run_id": parent_run_id,
                 "parent_folder": parent_folder,
             }
-        run["uri"] = self.uri
+        run["uri"] = without_password(self.uri)
         storage.write_json(address, run)
         self.created: float = run["created"]
         self.status("RUNNING")
@@ -207,7 +173,7 @@ class Tracker(Journal):
             log.warning(
                 "%s: MLflow did not take %d records; they are kept in %s. Send them with: "
                 "python -m xray_det.tracking.resend %s",
-                self.uri, left, self.run_folder, self.run_folder,
+                without_password(self.uri), left, self.run_folder, self.run_folder,
             )  # fmt: skip
         return left
 
@@ -222,7 +188,7 @@ class SenderProcess:
     """The process that runs sender.py, and what it last said."""
 
     def __init__(self, run_folder: str, uri: str) -> None:
-        self._run_folder, self._uri = run_folder, uri
+        self._run_folder, self._uri, self._shown = run_folder, uri, without_password(uri)
         self.destination: Destination | None = None
         self._spoke = threading.Event()
         self.wrong: InputError | None = None
@@ -230,10 +196,15 @@ class SenderProcess:
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "xray_det.tracking.sender", self._run_folder, self._uri],
+            [sys.executable, "-m", "xray_det.tracking.sender", self._run_folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **SENDER_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={
+                **os.environ,
+                **SENDER_ENVIRONMENT,
+                "MLFLOW_TRACKING_URI": self._uri,  # not an argument: everybody on the machine sees those
+                "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            },
             start_new_session=True,  # Ctrl-C is for the training; its end is the sender's signal to finish
         )
         threading.Thread(target=self._listen, args=[self._process.stdout], daemon=True, name="tracking").start()
@@ -250,14 +221,14 @@ class SenderProcess:
             elif state == "wrong":
                 self.wrong = InputError(**said)
             elif state == "down":
-                log.warning("MLflow at %s does not answer (%s); records wait for it", self._uri, said["problem"])
+                log.warning("MLflow at %s does not answer (%s); records wait for it", self._shown, said["problem"])
             self._spoke.set()
         self._spoke.set()
 
     def first_word(self, patience_s: float) -> None:
         """Wait for the first answer. Raises InputError if the address is wrong."""
         if not self._spoke.wait(patience_s):
-            log.warning("MLflow at %s has not answered for %g s; records are kept", self._uri, patience_s)
+            log.warning("MLflow at %s has not answered for %g s; records are kept", self._shown, patience_s)
         if self.wrong is not None:
             raise self.wrong
 
