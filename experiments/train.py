@@ -1,6 +1,7 @@
 """Train a detector on ingested datasets: through phases, on Ray, resumed wherever it was stopped.
 
-    python experiments/train.py ~/xray_det/datasets/fod_a --run fod --set phases.0.epochs=12
+    python experiments/train.py ~/xray_det/datasets/fod_a --val ~/xray_det/datasets/fod_a --run fod --set \\
+        phases.0.epochs=12 validation.every=4
     python experiments/train.py ~/xray_det/datasets/o365@train ~/xray_det/datasets/oid@train --run both --set \\
         batch=32 workers=8 precision=bf16 ema=0.999 phases.0.sampling=SoftBalance phases.0.sampling.lam=0.7
     python experiments/train.py --config experiment.json --run again --set seed=1
@@ -15,6 +16,9 @@ Start the same command again after Ctrl-C, a kill or a crash: it goes on from th
 weights to the last bit (at an equal number of workers). A run that has finished prints its result at once. Another
 experiment under a run's name is refused, with the differences.
 
+With --val each phase's end, and every so many epochs between, is measured beside the training: COCO numbers, the
+dataset's own protocol, AP of head, middle and tail. The best checkpoints are kept beside the newest.
+
 A loss that is not finite stops the training and leaves the batch and the weights; --replay makes that step again, names
 the first layer that broke, and needs no Ray.
 
@@ -27,41 +31,25 @@ the minute between two checkpoints, a killed driver what a start costs.
 
 import json
 import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro
 
-from xray_det import storage
 from xray_det.errors import InputError
+from xray_det.orchestrate.command_line import Told, configure
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from xray_det.data.annotations import Selection
     from xray_det.orchestrate.experiment import Experiment
     from xray_det.orchestrate.run_folder import Result
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Told):
     """What to train, and how."""
 
-    datasets: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Ingested datasets to train on, FOLDER or FOLDER@SPLIT; they replace those of --config."""
-    val: tuple[str, ...] = ()
-    """Datasets to measure on, noted in the experiment for evaluate.py."""
-    config: Path | None = None
-    """An experiment as JSON: from --show, or a run's experiment.json."""
-    set: tuple[str, ...] = ()
-    """PATH=VALUE …, for example phases.0.lr=0.02 model.backbone.name=resnet18 phases.0.drops=8,11."""
-    run: str | None = None
-    """The run's name; its folder is OUT/NAME."""
-    out: str | None = None
-    """Folder or URI of the runs; on several machines it must be storage that all of them see."""
-    tracking: str | None = None
-    """Address of MLflow; MLFLOW_TRACKING_URI or a SQLite file in ~/xray_det unless given; off for none."""
     mlflow_experiment: str = "train"
     """Name of the MLflow experiment that the run belongs to."""
     show: bool = False
@@ -78,48 +66,15 @@ def main(args: Args) -> None:
     if args.replay is not None:
         replay_step(args.replay, console)
         return
-    experiment = configure(args)
+    from xray_det.train.phase import Phase
+
+    experiment = configure(args, name="train", phases=(Phase(),))
     if args.show:
         from xray_det.config import to_dict
 
         print(json.dumps(to_dict(experiment), indent=1))
         return
     conclude(experiment, run(args, experiment, console), console)
-
-
-def configure(args: Args) -> "Experiment":
-    """The experiment: the file's or the default one, then what the command line says."""
-    from xray_det import config
-    from xray_det.orchestrate.experiment import Data, Experiment, read_experiment
-
-    train = tuple(choose(text, ("train", "trainval")) for text in args.datasets)
-    val = tuple(choose(text, ("val", "test")) for text in args.val)
-    if args.config is not None:
-        experiment = read_experiment(storage.read_json(args.config))
-    elif train:
-        experiment = Experiment(name=args.run or "train", data=Data(train=train))
-    else:
-        raise InputError("datasets", "none is given", "Name the folder of an ingested dataset, or give --config FILE")
-    for field, value in (("name", args.run), ("out", args.out)):
-        if value is not None:
-            experiment = config.replace(experiment, field, value)
-    data = replace(experiment.data, train=train or experiment.data.train, val=val or experiment.data.val)
-    experiment = replace(experiment, data=data)
-    for assignment in args.set:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise InputError(f"--set {assignment}", "has no =", "Write PATH=VALUE")
-        experiment = config.replace(experiment, path, text)
-    return experiment.absolute()
-
-
-def choose(text: str, wanted: tuple[str, ...]) -> "Selection":
-    """FOLDER@SPLIT, or FOLDER: its first split of these names, all images where it has none of them."""
-    from xray_det.data.annotations import Selection
-    from xray_det.data.manifest import Manifest
-
-    folder, _, split = text.partition("@")
-    return Selection(folder=folder, split=split or Manifest.load(folder).first_split(*wanted))
 
 
 def run(args: Args, experiment: "Experiment", console: "Console") -> "Result":
@@ -149,8 +104,8 @@ def conclude(experiment: "Experiment", result: "Result", console: "Console") -> 
         "phase", "epochs", "sampling", "lr", "measured", "weights", title=f"{experiment.name}: {result.steps} steps"
     )
     for number, (phase, weights) in enumerate(zip(experiment.phases, result.phases, strict=True)):
-        found = result.validations[number] if number < len(result.validations) else {}
-        measured = ", ".join(f"{name} {value:.3f}" for name, value in found.items()) or "-"
+        found = {name: value for name, value in result.validations[number].items() if name.count("/") == 1}
+        measured = ", ".join(f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in found.items()) or "-"
         table.add_row(str(number + 1), str(phase.epochs), str(phase.sampling), f"{phase.lr:g}", measured, weights)
     console.print(table)
     losses = {name: value for name, value in result.metrics.items() if name.startswith("loss")}
@@ -159,6 +114,8 @@ def conclude(experiment: "Experiment", result: "Result", console: "Console") -> 
     first = total and sum(value for name, value in result.seconds.items() if name != "total")
     console.print(f"{total:.0f} s in the attempt that finished, {first:.0f} s of them until its first step")
     console.print(f"weights: {result.weights}", soft_wrap=True)
+    if result.best not in ("", result.weights):
+        console.print(f"best:    {result.best}", soft_wrap=True)
 
 
 def replay_step(folder: str, console: "Console") -> None:

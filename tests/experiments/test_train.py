@@ -12,6 +12,8 @@ import torch
 
 from xray_det import storage
 from xray_det.errors import InputError
+from xray_det.orchestrate.command_line import configure
+from xray_det.train.phase import Phase
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "orchestrate"))
@@ -37,7 +39,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def configured(**args: Any) -> Any:
-    return script.configure(script.Args(**args))
+    return configure(script.Args(**args), name="train", phases=(Phase(),))
 
 
 def test_datasets_and_settings_make_an_experiment(dataset: str, tmp_path: Path) -> None:
