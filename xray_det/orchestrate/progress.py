@@ -4,12 +4,13 @@ no terminal.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from xray_det import storage
@@ -38,6 +39,7 @@ class Progress:
         self._every_s = REMOTE_EVERY_S if "://" in uri else LOCAL_EVERY_S
         self._told = -self._every_s
         self._resumes: int | None = None
+        self._thread: threading.Thread | None = None
 
     def tell(self, *, step: int, total_steps: int, phase: int, epoch: int) -> None:
         """Called after every step; writes now and then, and after the last one."""
@@ -49,10 +51,15 @@ class Progress:
             self._resumes = 0 if before is None else before.resumes + 1
         self._told = now
         state = State(step=step, total_steps=total_steps, phase=phase, epoch=epoch, resumes=self._resumes)
-        try:
+        if "://" not in self._uri:
+            self._write(state)
+        elif self._thread is None or not self._thread.is_alive():  # the training does not wait
+            self._thread = threading.Thread(target=self._write, args=[state], name="progress")
+            self._thread.start()
+
+    def _write(self, state: State) -> None:
+        with suppress(OSError, InputError):
             storage.write_json(self._uri, asdict(state))
-        except (OSError, InputError):
-            return
 
     def read(self) -> State | None:
         """What was last written; None while there is nothing."""
@@ -61,17 +68,36 @@ class Progress:
         except (OSError, InputError, TypeError):
             return None
 
+    def named(self, title: str) -> dict[str, State]:
+        """What was last written, for a Display."""
+        state = self.read()
+        return {} if state is None else {title: state}
+
 
 class Display:
-    """Shows the progress while the body of a ``with`` runs."""
+    """Shows how far trainings are while the body of a ``with`` runs: a bar each, or lines where there is no terminal.
 
-    def __init__(self, progress: Progress, title: str, *, console: Console | None = None, every_s: float = 0.5) -> None:
-        self._progress, self._title, self._every_s = progress, title, every_s
+    Args:
+        read: title -> state of each training that has begun, as often as it is asked.
+        title: what is shown before the first one has.
+        lines_s: seconds between two lines of a training.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Mapping[str, State]],
+        title: str,
+        *,
+        console: Console | None = None,
+        every_s: float = 0.5,
+        lines_s: float = 30.0,
+    ) -> None:
+        self._read, self._title, self._every_s, self._lines_s = read, title, every_s, lines_s
         self._console = console or Console()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="progress")
         self._began = time.monotonic()
-        self._stale = progress.read()  # of an attempt before this one
+        self._stale = read()  # of an attempt before this one
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -92,38 +118,44 @@ class Display:
                 TimeRemainingColumn(),
             )
             with Bar(*columns, console=self._console) as bar:
-                task = bar.add_task(f"{self._title}: starting workers", total=None)
-                self._poll(lambda state: bar.update(task, **_shown(self._title, state)))
+                self._poll(self._bars(bar))
         else:
             self._poll(self._lines())
 
-    def _poll(self, show: Callable[[State], None]) -> None:
+    def _poll(self, show: Callable[[str, State], None]) -> None:
         last = False
         while not last:
             last = self._done.wait(self._every_s)  # once more after the end, for the last steps
-            state = self._progress.read()
-            if state is not None and state != self._stale:
-                show(state)
+            for title, state in self._read().items():
+                if state != self._stale.get(title):
+                    show(title, state)
 
-    def _lines(self, every_s: float = 30.0) -> Callable[[State], None]:
-        """For a log: a line at the first step, then every half minute, and at the end."""
-        printed = {"at": -every_s, "step": -1.0}
+    def _bars(self, bar: Bar) -> Callable[[str, State], None]:
+        tasks: dict[str, TaskID] = {}
+        waiting = bar.add_task(f"{self._title}: starting workers", total=None)
 
-        def show(state: State) -> None:
+        def show(title: str, state: State) -> None:
+            bar.update(waiting, visible=False)
+            if title not in tasks:
+                tasks[title] = bar.add_task(title)
+            bar.update(tasks[title], description=_where(title, state), completed=state.step, total=state.total_steps)
+
+        return show
+
+    def _lines(self) -> Callable[[str, State], None]:
+        """For a log: a line at the first step, then now and then, and at the end."""
+        printed: dict[str, tuple[float, int]] = {}
+
+        def show(title: str, state: State) -> None:
             now, step = time.monotonic() - self._began, state.step
-            if step != printed["step"] and (now - printed["at"] >= every_s or step == state.total_steps):
-                printed.update(at=now, step=step)
-                shown = _shown(self._title, state)
-                self._console.print(f"{shown['description']}  step {step} of {state.total_steps}  {now:.0f} s")
+            at, before = printed.get(title, (-self._lines_s, -1))
+            if step != before and (now - at >= self._lines_s or step == state.total_steps):
+                printed[title] = (now, step)
+                self._console.print(f"{_where(title, state)}  step {step} of {state.total_steps}  {now:.0f} s")
 
         return show
 
 
-def _shown(title: str, state: State) -> dict[str, Any]:
+def _where(title: str, state: State) -> str:
     resumed = f" (resumed {state.resumes} x)" if state.resumes else ""
-    where = f"phase {state.phase + 1}, epoch {state.epoch + 1}"
-    return {
-        "description": f"{title}: {where}{resumed}",
-        "completed": state.step,
-        "total": state.total_steps,
-    }
+    return f"{title}: phase {state.phase + 1}, epoch {state.epoch + 1}{resumed}"

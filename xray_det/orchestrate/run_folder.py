@@ -25,8 +25,10 @@ EXPERIMENT, FINISHED, FAILED, PROGRESS = "experiment.json", "finished.json", "fa
 LATEST = "latest.json"
 #: Ray's name of the run below the run's folder; its checkpoints lie there.
 CHECKPOINTS = "checkpoints"
-#: One of these lies in the folder of a run that has made a step.
-BEGUN = (PROGRESS, LATEST, FINISHED)
+#: In a sweep's folder: Ray Tune's record of its arms.
+TUNE = "tune"
+#: One of these lies in the folder of a run that has made a step, or of a sweep that has begun an arm.
+BEGUN = (PROGRESS, LATEST, FINISHED, TUNE)
 
 
 def checkpoint_name(step: int) -> str:

@@ -49,15 +49,7 @@ def chosen(experiment: Experiment, values: Values) -> Experiment:
 
 def described(space: Space) -> dict[str, Any]:
     """The space as JSON: lists as they are, a domain in Tune's words for it."""
-    return {path: _listed(value) or f"{type(value).__name__}({value.domain_str})" for path, value in space.items()}
-
-
-def grid_size(space: Space) -> int:
-    """How many arms the lists make."""
-    size = 1
-    for value in space.values():
-        size *= len(_listed(value) or (0,))
-    return size
+    return {path: _listed(value) or f"{value.get_sampler()} {value.domain_str}" for path, value in space.items()}
 
 
 def first_searched(experiment: Experiment, space: Space) -> int:

@@ -31,9 +31,10 @@ from xray_det.data.cluster import connect
 from xray_det.errors import InputError
 from xray_det.orchestrate import search
 from xray_det.orchestrate.experiment import Experiment, prepare
+from xray_det.orchestrate.progress import Display, Progress, State
 from xray_det.orchestrate.resources import cluster_resources, concurrent_trials
 from xray_det.orchestrate.results import ARM, ENDED, RESULTS, Row, read_rows, write_results
-from xray_det.orchestrate.run_folder import Result, RunFolder
+from xray_det.orchestrate.run_folder import PROGRESS, TUNE, Result, RunFolder
 from xray_det.orchestrate.trainer import train
 from xray_det.orchestrate.validation import Validate
 from xray_det.tracking.tracker import Tracker
@@ -41,7 +42,6 @@ from xray_det.train.evidence import Diverged
 
 logger = logging.getLogger(__name__)
 
-TUNE = "tune"
 #: Ray Tune's clock: rung R is reported at REDUCTION ** R, where ASHA looks.
 CLOCK = "rung_time"
 
@@ -119,6 +119,14 @@ class Sweep:
 
     def arm_folder(self, values: search.Values) -> str:
         return storage.join(self.experiment.folder, self.arm(values).replace(" ", ","))
+
+    def states(self) -> dict[str, State]:
+        """How far each training that has begun is."""
+        states: dict[str, State] = {}
+        for row in self.rows():
+            if row.score is None:
+                states |= Progress(storage.join(row.folder, PROGRESS)).named(f"{row.arm}, {row.share:g}")
+        return states
 
     def rows(self) -> tuple[Row, ...]:
         """What the trainings so far came to."""
@@ -218,7 +226,8 @@ def sweep(
             trials=concurrent,
             gpus_per_worker=gpus_per_worker,
         )
-        _tune(errand, folder, _arms(errand), search.to_tune(plan.space), _scheduler(plan), searcher, concurrent)
+        with Display(plan.states, plan.experiment.name, console=console, every_s=2.0, lines_s=60.0):
+            _tune(errand, folder, _arms(errand), search.to_tune(plan.space), _scheduler(plan), searcher, concurrent)
         rows = plan.rows()
         if all(row.score in (None, float("-inf")) for row in rows):
             raise InputError(folder.uri, f"no arm has a result: {rows[0].reason}", "Mend it and remove the folder")
@@ -309,6 +318,7 @@ def _tune(
 ) -> None:
     plan = errand.sweep
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # ours go to MLflow
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old output can be silent
     here = f"node:{ray.util.get_node_ip_address()}"  # beside the driver, whatever CPUs its machine offers
     trainable = tune.with_resources(trainable, {here: 0.001})
     address = folder.path(TUNE)

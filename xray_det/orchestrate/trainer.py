@@ -95,7 +95,8 @@ def train(
     measuring = _measuring(assignment, validate)
     trainer = _trainer(assignment, allotted, measuring, max_failures)
     fit = time.time()
-    with Display(Progress(folder.path(PROGRESS)), experiment.name, console=console):
+    progress = Progress(folder.path(PROGRESS))
+    with Display(lambda: progress.named(experiment.name), experiment.name, console=console):
         fitted = trainer.fit()
     outcome: dict[str, Any] = fitted.return_value or {}
     failure = outcome.get("failed")

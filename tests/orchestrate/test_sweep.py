@@ -1,0 +1,121 @@
+"""A sweep: what it trains, what it shares, what it stops, what it leaves, and that it is not repeated."""
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import ray
+from made_dataset import experiment, write_dataset
+from safetensors.torch import load_file
+
+from xray_det import storage
+from xray_det.data.annotations import Selection
+from xray_det.errors import InputError
+from xray_det.evaluation.measured import Measured
+from xray_det.models.weights import read_config
+from xray_det.orchestrate import sweep as module
+from xray_det.orchestrate.experiment import Experiment
+from xray_det.orchestrate.results import ENDED, by_value, results_table
+from xray_det.orchestrate.sweep import Sweep, sweep
+from xray_det.orchestrate.trainer import train
+from xray_det.orchestrate.validation import Validate
+from xray_det.tracking.journal import Journal
+
+LAM = "phases.1.sampling.lam"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_dataset(tmp_path_factory.mktemp("data") / "squares")
+
+
+def made(dataset: str, out: Path, **changes: Any) -> Experiment:
+    base = experiment(dataset, out, workers=1, name="lambdas", **changes)
+    return replace(base, data=replace(base.data, val=(Selection(folder=dataset),)))
+
+
+def seven_tenths() -> Validate:
+    """As if lambda 0.7 were best, whatever was learnt. An inner function travels to processes without this module."""
+
+    def validate(weights: str, detections: str, journal: Journal) -> Measured:
+        phases = read_config(weights)["experiment"]["phases"]
+        score = 0.9 - abs(phases[1]["sampling"]["lam"] - 0.7) if len(phases) > 1 else 0.1
+        return Measured(metrics={"val/AP": score, "val/AP_tail": score / 2})
+
+    return validate
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rungs": (0.5,)}, "do not rise to 1"),
+        ({"rungs": (0.6, 0.5, 1.0)}, "do not rise to 1"),
+        ({"rungs": (0.9, 1.0)}, "the same epochs"),
+        ({"reduction": 1}, "reduction: 1 is less than 2"),
+        ({"samples": 0}, "samples: 0 is less than 1"),
+        ({"space": {"phases.1.sampling.lamda": [1.0]}}, "no field 'lamda'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(
+    dataset: str, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Sweep(**{"experiment": made(dataset, tmp_path), "space": {LAM: [0.0]}, **changes})
+    with pytest.raises(InputError, match="Give validation images"):
+        Sweep(experiment=experiment(dataset, tmp_path), space={LAM: [0.0]})
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sweep_shares_stops_tracks_and_is_not_repeated(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Sweep(experiment=made(dataset, tmp_path), space={LAM: [0.7, 0.0]}, rungs=(0.5, 1.0))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    before = ray.available_resources().get("CPU")
+    found = sweep(plan, validate=seven_tenths(), tracking=uri, max_concurrent=1)
+    # the best alone got the whole schedule; every training's numbers are there
+    assert [(row.values[LAM], row.share) for row in found.rows] == [(0.7, 1.0), (0.7, 0.5), (0.0, 0.5)]
+    assert [row.score for row in found.rows] == pytest.approx([0.9, 0.9, 0.2])
+    assert found.best.metrics["val/AP_tail"] == pytest.approx(0.45)
+    # the shared phase was trained once, and going on from it changes no bit
+    alone = train(replace(plan.training({LAM: 0.7}, 1), out=str(tmp_path), name="alone"), validate=seven_tenths())
+    ours, theirs = (load_file(f"{weights}/model.safetensors") for weights in (found.best.weights, alone.weights))
+    assert all(ours[name].equal(value) for name, value in theirs.items())
+    assert not (Path(found.best.folder) / "phases" / "0").exists()
+    # MLflow: a run with a child a training
+    client = mlflow.MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == len(runs) - 1 == 4
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert parent.data.metrics["val/AP"] == pytest.approx(0.9)
+    assert sorted(run.data.params.get(f"experiment.{LAM}", "") for run in children) == ["", "0.0", "0.7", "0.7"]
+    assert {path.path for path in client.list_artifacts(parent.info.run_id, "figures")} == {f"figures/by_{LAM}.png"}
+    # its resources are back
+    until = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != before and time.monotonic() < until:
+        time.sleep(0.5)
+    assert ray.available_resources().get("CPU") == before
+    # again: nothing is run
+    monkeypatch.setattr(module, "connect", None)
+    assert sweep(plan, validate=seven_tenths(), tracking=uri) == found
+    with pytest.raises(InputError, match=r"space\.phases\.1\.sampling\.lam"):
+        sweep(replace(plan, space={LAM: [0.7]}), tracking=uri)
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_arm_that_diverges_is_the_worst_and_the_others_go_on(dataset: str, tmp_path: Path) -> None:
+    plan = Sweep(experiment=made(dataset, tmp_path, ema=None), space={"phases.1.lr": [1e9, 0.001]})
+    found = sweep(plan, validate=seven_tenths(), tracking="off")
+    assert [row.score for row in found.rows] == [pytest.approx(0.9), -math.inf]
+    assert "not finite" in found.rows[1].reason
+    assert "replay" in storage.read_json(storage.join(found.rows[1].folder, ENDED))["reason"]
+    assert by_value(found.rows, "phases.1.lr", "val/AP") is None  # one finite point is no line
+    assert results_table(found.rows, "title").row_count == 2
