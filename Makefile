@@ -53,4 +53,4 @@ ui: setup  ## the MLflow UI on localhost
 lock:  ## pin every dependency with its hash
 	test -x $(BIN)/uv || ($(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-annotate --no-header --extra dev pyproject.toml -o requirements.lock
+		--no-annotate --no-header --extra cluster --extra dev pyproject.toml -o requirements.lock

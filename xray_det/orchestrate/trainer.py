@@ -1,6 +1,7 @@
 """Train an experiment on a Ray cluster: one ``fit()`` through all phases, resumed wherever it was stopped."""
 
 import logging
+import os
 import time
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,9 @@ from xray_det.tracking.tracker import Tracker
 from xray_det.train.evidence import Diverged
 
 logger = logging.getLogger(__name__)
+
+#: How long workers may wait for an autoscaler's machines: a GPU machine and the image take minutes. Ray's default is 60.
+AUTOSCALER_S = "1800"
 
 
 def train(
@@ -80,6 +84,9 @@ def train(
         validation_cpus=1.0 if validate is not None else 0.0,
         trials=trials,
     )
+    if allotted.waits:
+        logger.warning("%s", allotted.waits)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", AUTOSCALER_S)
     experiment = replace(experiment, device=allotted.device)
     if tracker is not None:
         _describe(tracker, prepared)
