@@ -1,0 +1,571 @@
+"""The preflight: each thing that would fail a training later is named now, with its node and its remedy."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_dataset import experiment, write_dataset
+from raylets import Raylets, hide, instead, may_mount, raylets, read_only
+from servers.object_store import ObjectStore, stored
+
+from xray_det import storage
+from xray_det.data.annotations import Selection
+from xray_det.errors import InputError
+from xray_det.orchestrate import verdicts
+from xray_det.orchestrate.experiment import Data
+from xray_det.orchestrate.inspection import Disk, Seen, sample_dataset, source_files, versions
+from xray_det.orchestrate.preflight import Finding, preflight, require
+from xray_det.orchestrate.reach import check_tracking
+from xray_det.orchestrate.survey import Later
+from xray_det.orchestrate.upload import LIMIT_BYTES, Upload, measure_upload
+from xray_det.orchestrate.verdicts import Node
+
+ROOT = Path(__file__).resolve().parents[2]
+GB = 10**9
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_dataset(tmp_path_factory.mktemp("data") / "squares", images=6)
+
+
+def seen(**changes: Any) -> Seen:
+    """A node where all is well."""
+    sound = Seen(
+        host="a",
+        storage="",
+        data={"squares": ""},
+        home="/home/xray_det",
+        home_problem="",
+        home_shared=True,
+        versions={"python": "3.11", "torch": "2.9.0"},
+        source={"xray_det/a.py": "1", "xray_det/b.py": "2"},
+        disks=(Disk(uses=("runs",), folder="/runs", free=500 * GB, total=900 * GB),),
+        gpus=None,
+        clock=0.0,
+        seconds=0.1,
+    )
+    return replace(sound, **changes)
+
+
+def told(findings: Any) -> list[tuple[str, bool | None, str]]:
+    return [(finding.where, finding.ok, finding.detail) for finding in findings]
+
+
+# Verdicts
+
+
+def test_storage_that_is_not_shared_is_told_from_what_may_not_be_written() -> None:
+    nodes = {
+        "a": seen(),
+        "b": seen(storage="unseen"),
+        "c": seen(storage="unreadable: cannot be read (Permission denied)"),
+        "d": seen(storage="unwritable: cannot be written (Read-only file system)"),
+        "e": seen(storage="unanswered"),
+    }
+    findings = list(verdicts.judge_storage(nodes, "/runs"))
+    assert told(findings) == [
+        ("a", True, "/runs is read and written"),
+        ("b", False, "/runs is not shared: this node does not see what the driver writes"),
+        ("c", False, "/runs is shared, but cannot be read (Permission denied) on this node"),
+        ("d", False, "/runs is shared, but cannot be written (Read-only file system) on this node"),
+        ("e", False, "/runs is not shared: the driver does not see what this node writes"),
+    ]
+    assert findings[1].remedy.startswith("Give --out s3://BUCKET/FOLDER, or a folder that every node mounts")
+    assert findings[2].remedy.startswith("Give this node the right to read there")
+    assert findings[3].remedy.startswith("Give this node the right to write there")
+
+
+def test_a_home_must_be_one_folder_for_the_nodes_that_work() -> None:
+    def judged(nodes: dict[str, tuple[float, Seen]]) -> list[bool | None]:
+        counted = {name: Node(name=name, cpus=cpus, gpus=0.0) for name, (cpus, _) in nodes.items()}
+        found = verdicts.judge_home({name: there for name, (_, there) in nodes.items()}, counted, "a")
+        return [finding.ok for finding in found]
+
+    own = seen(home_shared=False)
+    assert judged({"a": (2, seen()), "b": (2, seen())}) == [True, True]
+    assert judged({"a": (2, seen()), "b": (2, own)}) == [True, False]
+    assert judged({"a": (2, seen())}) == [True]
+    # a head that runs nothing, with a home of its own: one other node has nobody to share with
+    assert judged({"a": (0, seen()), "b": (2, own)}) == [True, True]
+    # two others share one among them, or do not: the driver cannot see it
+    assert judged({"a": (0, seen()), "b": (2, own), "c": (2, own)}) == [True, None, None]
+    assert judged({"a": (0, seen()), "b": (2, own), "c": (2, replace(own, home="/else"))}) == [True, False, False]
+    assert judged({"a": (2, seen(home_problem="No space left on device"))}) == [False]
+
+
+def test_versions_and_source_that_differ_are_named() -> None:
+    own = seen()
+    nodes = {
+        "same": own,
+        "old": replace(own, versions={"python": "3.12", "torch": "2.8.0"}),
+        "none": replace(own, versions={"python": "3.11"}),
+        "build": replace(own, versions={"python": "3.11", "torch": "2.9.0+cpu"}),
+        "edited": replace(own, source={"xray_det/a.py": "1", "xray_det/b.py": "3"}),
+        "other": replace(own, source={"xray_det/c.py": "1"}),
+    }
+    findings = list(verdicts.judge_versions(nodes, own.versions, own.source))
+    assert told(findings) == [
+        ("same", True, "python 3.11, torch 2.9.0, xray_det 2 files"),
+        ("old", False, "python 3.12 (the driver: 3.11); torch 2.8.0 (the driver: 2.9.0)"),
+        ("none", False, "torch none (the driver: 2.9.0)"),
+        ("build", None, "another build: torch 2.9.0+cpu (the driver: 2.9.0)"),
+        ("edited", False, "another xray_det than the driver's: xray_det/b.py"),
+        ("other", False, "another xray_det than the driver's: xray_det/a.py and 2 more"),
+    ]
+    assert findings[1].remedy == "Install the same on every node: one image, or the lock file and one commit"
+
+
+def test_gpus_that_ray_hands_out_but_are_not_there() -> None:
+    gpus = {"cpu": 0, "sound": 2, "half": 2, "none": 2, "build": 1}
+    counted = {name: Node(name=name, cpus=8, gpus=count) for name, count in gpus.items()}
+    nodes = {
+        "cpu": seen(gpus=0),
+        "sound": seen(gpus=2),
+        "half": seen(gpus=1),
+        "none": seen(gpus=None),
+        "build": seen(gpus=1, versions={"torch": "2.9.0+cpu"}),
+    }
+    assert told(verdicts.judge_gpus(nodes, counted)) == [
+        ("sound", True, "2"),
+        ("half", False, "Ray hands out 2 GPUs, nvidia-smi lists 1"),
+        ("none", False, "Ray hands out 2 GPUs, nvidia-smi does not run"),
+        ("build", False, "torch 2.9.0+cpu cannot use the 1 GPUs"),
+    ]
+
+
+def test_clocks_that_differ_are_a_warning() -> None:
+    assert [finding.ok for finding in verdicts.judge_clocks({"a": 0.0, "b": -4.0})] == [True, True]
+    findings = list(verdicts.judge_clocks({"a": -0.1, "b": 7.0}))
+    assert told(findings)[1] == ("b", None, "+7.0 s against the driver; nodes differ by 7.1 s")
+    assert "NTP" in findings[0].remedy
+    assert list(verdicts.judge_clocks({})) == []
+
+
+def test_disks_with_little_room_are_told_with_numbers() -> None:
+    def judged(*disks: Disk, object_store: float = 0.0) -> tuple[str, bool | None, str]:
+        counted = {"a": Node(name="a", cpus=1, gpus=0, object_store=object_store)}
+        return told(verdicts.judge_disks({"a": seen(disks=disks)}, counted))[0]
+
+    runs = Disk(uses=("runs", "temporary files"), folder="/runs", free=500 * GB, total=900 * GB)
+    assert judged(runs) == ("a", True, "500 GB free on /runs")
+    little = replace(runs, free=2 * GB)
+    assert judged(little) == ("a", None, "2.0 GB free of 900 GB on /runs (runs, temporary files)")
+    assert judged(replace(runs, free=10**7))[1] is False
+    full = replace(runs, uses=("Ray's session",), free=30 * GB)
+    assert judged(full) == ("a", None, "/runs is 96.7% full: Ray writes no objects to a disk over 95%")
+    shm = Disk(uses=("shared memory",), folder="/dev/shm", free=64 * 10**6, total=64 * 10**6)
+    assert judged(shm, object_store=8 * GB) == (
+        "a",
+        None,
+        "/dev/shm has 64 MB for Ray's 8.0 GB of objects, which lie on a disk then and are slow "
+        "(containers: --shm-size 8g)",
+    )
+
+
+def test_failures_are_one_error_that_says_them_all() -> None:
+    fine, warning = verdicts.good("clocks", "a", "+0.0 s"), verdicts.warn("disk", "a", "2 GB", "Free space")
+    require([fine, warning])
+    storage_fails = verdicts.bad("storage", "b", "/runs is not shared", "Give --out s3://")
+    with pytest.raises(InputError, match=r"^storage, b: /runs is not shared\. Give --out s3://$"):
+        require([fine, storage_fails])
+    data_fails = verdicts.bad("data", "c", "/data: gone", "Mount it")
+    with pytest.raises(InputError) as caught:
+        require([storage_fails, warning, data_fails])
+    assert str(caught.value) == (
+        "preflight: 2 checks failed\n  storage, b: /runs is not shared. Give --out s3://"
+        "\n  data, c: /data: gone. Mount it\n. Mend these first"
+    )
+
+
+def test_a_look_that_hangs_is_a_failure_after_a_while() -> None:
+    began = time.monotonic()
+    found = Later("storage", lambda: time.sleep(30)).result(0.1)
+    assert isinstance(found, Finding)
+    assert (found.ok, found.detail) == (False, "no answer within 0.1 s")
+    assert time.monotonic() - began < 10
+    with pytest.raises(ZeroDivisionError):
+        Later("data", lambda: 1 // 0).result(10)
+
+
+# Upload
+
+
+def test_an_upload_is_what_ray_would_send(tmp_path: Path) -> None:
+    from ray._private.runtime_env.packaging import create_package
+
+    folder = tmp_path / "work"
+    for name, length in {
+        "train.py": 100,
+        "notes/big.bin": 5000,
+        "runs/weights.bin": 10**6,
+        "deep/.gitignore": 0,
+        "deep/kept.txt": 10,
+        "deep/left.tmp": 10**6,
+        ".git/objects/a": 10**6,
+        ".venv/lib.so": 10**6,
+        "data.raw": 10**6,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x" * length)
+    (folder / ".gitignore").write_text("runs/\n")
+    (folder / ".rayignore").write_text("*.raw\n")
+    (folder / "deep" / ".gitignore").write_text("*.tmp\n")
+    found = measure_upload(folder)
+    package = tmp_path / "package.zip"
+    excludes = [".git", ".venv", "venv", "__pycache__"]
+    create_package(str(folder), package, include_gitignore=True, excludes=excludes, logger=logging.getLogger("quiet"))
+    sent = [info for info in zipfile.ZipFile(package).infolist() if not info.is_dir()]
+    assert found.files == len(sent)
+    assert found.bytes == sum(info.file_size for info in sent)
+    assert found.largest[0] == (5000, "notes/big.bin")
+    assert verdicts.judge_upload("work", found).ok is True
+    assert not measure_upload(folder, patience_s=-1.0).whole
+
+
+def test_an_upload_that_is_large_names_the_largest_files() -> None:
+    upload = Upload(bytes=6 * 10**6, files=3, largest=((5 * 10**6, "a.bin"), (9 * 10**5, "b.bin")), whole=True)
+    finding = verdicts.judge_upload("work", upload)
+    assert (finding.ok, finding.detail) == (None, "6.0 MB in 3 files; largest: a.bin (5.0 MB), b.bin (900 kB)")
+    assert ".gitignore" in finding.remedy
+    finding = verdicts.judge_upload("work", replace(upload, bytes=LIMIT_BYTES))
+    assert finding.ok is False
+    assert finding.detail.startswith("537 MB in 3 files, Ray takes 537 MB; largest: a.bin")
+    assert verdicts.judge_upload("work", replace(upload, bytes=10, whole=False)).ok is None
+
+
+# Tracking
+
+
+@contextmanager
+def http_server(status: int, body: bytes) -> Iterator[str]:
+    """A server that answers every request alike; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("status", "body", "detail"),
+    [
+        (403, b"Invalid Host header", "HTTP 403: Invalid Host header"),
+        (401, b"who are you", "HTTP 401: who are you"),
+        (200, b"<html>something else</html>", "what answers there is not MLflow: <html>something else</html>"),
+    ],
+)
+def test_an_address_that_cannot_work_is_a_failure(status: int, body: bytes, detail: str) -> None:
+    with http_server(status, body) as uri:
+        finding = check_tracking(uri, driver="a", nodes=1)
+    assert (finding.check, finding.where, finding.ok, finding.detail) == ("tracking", uri, False, detail)
+    assert "--allowed-hosts" in finding.remedy
+
+
+@pytest.mark.medium
+def test_a_server_that_is_down_is_a_warning() -> None:
+    with http_server(503, b"sick") as uri:
+        finding = check_tracking(uri, driver="a", nodes=1)
+    assert finding.ok is None
+    assert finding.detail.startswith("does not answer a (HTTP 503: sick); a training's records would wait")
+    finding = check_tracking("http://127.0.0.1:9", driver="a", nodes=1)
+    assert finding.ok is None
+    assert "a training's records would wait in its run folder" in finding.detail
+
+
+def test_a_server_that_answers_is_found_without_importing_mlflow() -> None:
+    began = time.monotonic()
+    with http_server(200, b'{"experiments": []}') as uri:
+        assert check_tracking(uri, driver="a", nodes=1) == verdicts.good("tracking", uri, "answers a")
+    assert time.monotonic() - began < 2
+
+
+def test_tracking_into_a_file(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert check_tracking(uri, driver="a", nodes=3).detail == "a file that a alone writes"
+    finding = check_tracking(uri, driver="a", nodes=3, trials=4)
+    assert finding.ok is None
+    assert finding.detail == "a file of a: a trial whose controller runs on another node would have a file of its own"
+    assert not (tmp_path / "mlflow.db").exists()
+    (tmp_path / "mlflow.db").write_text("no database " * 100)
+    assert check_tracking(uri, driver="a", nodes=1).detail.startswith("is no database that can be read")
+    assert check_tracking("mlruns", driver="a", nodes=1).ok is False
+    assert check_tracking("off", driver="a", nodes=1).detail == "nothing is sent"
+    finding = check_tracking("postgresql+nothing://me:secret@localhost/db", driver="a", nodes=1)
+    assert finding.where == "postgresql+nothing://me:***@localhost/db"
+    assert finding.ok is False
+    assert "secret" not in str(finding)
+
+
+# On one machine
+
+
+def failures(findings: tuple[Finding, ...]) -> list[tuple[str, str]]:
+    return [(finding.check, finding.detail) for finding in findings if finding.ok is False]
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_machine_in_a_second_and_nothing_left_behind(dataset: str, tmp_path: Path) -> None:
+    made = experiment(dataset, tmp_path / "new" / "runs")
+    preflight(made, tracking="off")  # what is imported at first use
+    began = time.monotonic()
+    findings = preflight(made, tracking="off", working_dir=ROOT)
+    seconds = time.monotonic() - began
+    require(findings)
+    found = {finding.check: finding for finding in findings}
+    assert list(found) == [
+        "nodes", "resources", "storage", "data", "home", "versions", "tracking", "clocks", "disk", "upload",
+    ]  # fmt: skip
+    assert found["resources"].detail == "2 workers on cpu, 1.1 CPUs for the data of each; nodes: 1 x (4 CPUs)"
+    assert found["storage"].detail == f"{tmp_path}/new/runs is read and written"
+    assert found["upload"].ok is True
+    assert not (tmp_path / "new").exists()
+    assert not [*(storage.home() / "cache").glob("*preflight*")]
+    assert seconds < 5, seconds  # 0.3 on a quiet machine
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_is_wrong_on_one_machine_is_found(dataset: str, tmp_path: Path) -> None:
+    broken = write_dataset(tmp_path / "broken", name="broken", images=4)
+    (tmp_path / "broken" / "3.jpg").write_bytes(b"no image")
+    gone = Selection(folder=str(tmp_path / "gone"))
+    (tmp_path / "file").write_text("")
+    made = experiment(
+        dataset,
+        tmp_path / "file" / "runs",
+        data=Data(train=(Selection(folder=dataset), Selection(folder=broken)), val=(gone,)),
+        workers=64,
+        batch=64,
+        start_from=str(tmp_path / "weights"),
+    )
+    with http_server(403, b"Invalid Host header") as uri:
+        findings = preflight(made, tracking=uri)
+    # a person reads them in this order
+    expected = [
+        ("resources", "64 and their data tasks need more than 4 CPUs and would wait for ever"),
+        ("storage", f"{tmp_path}/file/runs cannot be written (Not a directory)"),
+        ("data", f"{gone.folder}: no ingested dataset lies here (no manifest.json)"),
+        ("data", f"{broken}: image {tmp_path}/broken/3.jpg: unreadable_image: "),
+        ("data", f"{tmp_path}/weights/config.json: is not there"),
+        ("tracking", "HTTP 403: Invalid Host header"),
+    ]
+    found = failures(findings)
+    assert [check for check, _ in found] == [check for check, _ in expected]
+    for (_, detail), (_, start) in zip(found, expected, strict=True):
+        assert detail.startswith(start)
+    with pytest.raises(InputError, match="6 checks failed"):
+        require(findings)
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_datasets_that_do_not_go_together_and_what_is_taken(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_dataset(tmp_path / "other", images=4, seed=1)
+    made = experiment(dataset, tmp_path, data=Data(train=(Selection(folder=dataset), Selection(folder=other))))
+    findings = preflight(made, tracking="off")
+    assert len(failures(findings)) == 1
+    assert failures(findings)[0][1].endswith("are different datasets of one name, squares")
+    assert failures(findings)[0][0] == "experiment"
+    # a cluster with too little now, and an autoscaler
+    monkeypatch.setenv("XRAY_DET_AUTOSCALER", "1")
+    made = experiment(dataset, tmp_path, workers=8, batch=8)
+    (finding,) = [f for f in preflight(made, tracking="off") if f.check == "resources"]
+    assert finding.ok is None
+    assert finding.detail == (
+        "8 and their data tasks need more than 4 CPUs; an autoscaler has to bring what is missing"
+    )
+    monkeypatch.setenv("XRAY_DET_AUTOSCALER", "no")
+    with pytest.raises(InputError, match="'no' says nothing"):
+        preflight(made, tracking="off")
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_storage_in_an_object_store(dataset: str, tmp_path: Path, s3: ObjectStore) -> None:
+    bucket = s3.new_bucket()
+    made = replace(experiment(dataset, tmp_path), out=f"{bucket}/runs")
+    findings = preflight(made, tracking="off")
+    require(findings)
+    assert ("storage", f"{bucket}/runs is read and written") in [(f.check, f.detail) for f in findings]
+    assert {*stored(s3.client(), bucket)} <= {"runs/"}  # pyarrow's mark of an empty folder
+    findings = preflight(replace(made, out="s3://no-such-bucket/runs"), tracking="off")
+    ((check, detail),) = failures(findings)
+    assert check == "storage"
+    assert detail.startswith("s3://no-such-bucket/runs the object store refuses")
+
+
+def test_a_sample_is_of_the_first_and_the_last_shard(dataset: str) -> None:
+    from xray_det.data.manifest import Manifest
+
+    manifest = Manifest.load(dataset)
+    sample = sample_dataset(manifest)
+    assert sample.shards == (("shards/0.parquet", 6),)
+    assert [Path(path).name for path, _, _ in sample.images] == ["0.jpg", "2.jpg", "5.jpg"]
+    Path(dataset, "shards", "0.parquet").rename(Path(dataset, "away"))
+    try:
+        with pytest.raises(InputError, match=r"0\.parquet: cannot be read"):
+            sample_dataset(manifest)
+    finally:
+        Path(dataset, "away").rename(Path(dataset, "shards", "0.parquet"))
+    with pytest.raises(InputError, match="has no images"):
+        sample_dataset(replace(manifest, shards=()))
+
+
+# On several nodes
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, dataset: str) -> Iterator[tuple[Raylets, Path]]:
+    """Three nodes. alpha has another home, and sees neither the second storage nor the second dataset; beta has another
+    source and another torch, and may not write to the second storage."""
+    if not may_mount():
+        pytest.skip("this user may not make mount namespaces")
+    base = tmp_path_factory.mktemp("nodes")
+    for name in ("home", "sound", "faulty", "logs"):
+        (base / name).mkdir()
+    write_dataset(base / "hidden", name="hidden", images=4)
+    # all run from a copy, in which nobody edits, and beta from another one at the same path
+    for copy in ("checkout", "other"):
+        for folder in ("xray_det", "experiments"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(
+                (ROOT if copy == "checkout" else base / "checkout") / folder, base / copy / folder, ignore=ignored
+            )
+    with open(base / "other" / "xray_det" / "__init__.py", "a") as module:
+        module.write("# another commit\n")
+    torch = versions()["torch"]
+    about = Path(str(distribution("torch").locate_file(f"torch-{torch}.dist-info/METADATA")))
+    (base / "METADATA").write_text(about.read_text().replace(f"\nVersion: {torch}", "\nVersion: 1.2.3", 1))
+    views = {
+        "alpha": " && ".join(map(hide, (base / "faulty", base / "home", base / "hidden"))),
+        "beta": " && ".join(
+            (
+                read_only(base / "faulty"),
+                instead(base / "checkout", base / "other"),
+                instead(about, base / "METADATA"),
+            )
+        ),
+    }
+    environment = {"XRAY_DET_HOME": str(base / "home"), "PYTHONPATH": str(base / "checkout")}
+    with raylets("front", views, environment, base / "logs") as made:
+        yield made, base
+
+
+def looked(cluster: tuple[Raylets, Path], *arguments: str) -> tuple[int, str, dict[str, Any]]:
+    """Exit code, what was printed, and the JSON of the script."""
+    made, base = cluster
+    command = [
+        sys.executable, base / "checkout" / "experiments" / "preflight.py", *arguments, "--tracking", "off",
+        "--json", base / "found.json", "--set", "workers=2", "batch=4", "device=cpu",
+    ]  # fmt: skip
+    environment = made.environment | {"COLUMNS": "200"}
+    ran = subprocess.run(
+        [str(word) for word in command], cwd=base / "checkout", env=environment, capture_output=True, text=True
+    )
+    assert (base / "found.json").exists(), ran.stderr
+    return ran.returncode, ran.stdout, json.loads((base / "found.json").read_text())
+
+
+def by_node(document: dict[str, Any], check: str) -> dict[str, tuple[bool | None, str]]:
+    return {f["where"]: (f["ok"], f["detail"]) for f in document["findings"] if f["check"] == check}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_node_looks_for_itself(cluster: tuple[Raylets, Path], dataset: str) -> None:
+    _, base = cluster
+    code, printed, document = looked(cluster, dataset, "--out", str(base / "sound"))
+    assert code == 1  # of home and versions, which differ
+    nodes = by_node(document, "nodes")
+    assert list(nodes) == ["front", "alpha", "beta"]
+    assert all(detail.startswith("2 CPUs, looked for") for _, detail in nodes.values())
+    assert by_node(document, "storage") == dict.fromkeys(nodes, (True, f"{base}/sound is read and written"))
+    assert by_node(document, "data") == dict.fromkeys(nodes, (True, f"shards and images are read: {dataset}"))
+    assert by_node(document, "resources") == {
+        "cluster": (True, "2 workers on cpu, 2.1 CPUs for the data of each; nodes: 3 x (2 CPUs)")
+    }
+    not_shared = f"{base}/home is not shared with the other nodes: data tasks here would find no annotations"
+    assert by_node(document, "home") == {
+        "front": (True, f"{base}/home"),
+        "alpha": (False, not_shared),
+        "beta": (True, f"{base}/home"),
+    }
+    same = by_node(document, "versions")
+    assert [same["front"][0], same["alpha"][0]] == [True, True]
+    torch = versions()["torch"]
+    assert same["beta"] == (
+        False,
+        f"torch 1.2.3 (the driver: {torch}); another xray_det than the driver's: xray_det/__init__.py",
+    )
+    assert f"failed home, alpha: {not_shared}\n        Set XRAY_DET_HOME to one folder" in printed
+    assert "failed versions, beta: torch 1.2.3" in printed
+    assert document["seconds"] < 20  # 2 on a quiet machine
+    assert list((base / "sound").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_node_that_does_not_see_the_storage_is_named(cluster: tuple[Raylets, Path], dataset: str) -> None:
+    _, base = cluster
+    out, hidden = base / "faulty", base / "hidden"
+    code, printed, document = looked(cluster, dataset, str(hidden), "--out", str(out))
+    assert code == 1
+    assert by_node(document, "storage") == {
+        "front": (True, f"{out} is read and written"),
+        "alpha": (False, f"{out} is not shared: this node does not see what the driver writes"),
+        "beta": (False, f"{out} is shared, but cannot be written (Read-only file system) on this node"),
+    }
+    assert by_node(document, "data")["alpha"] == (False, f"{hidden}: no ingested dataset lies here (no manifest.json)")
+    assert by_node(document, "data")["beta"][0] is True
+    assert f"failed storage, alpha: {out} is not shared: this node does not see what the driver writes\n" in printed
+    assert "Give --out s3://BUCKET/FOLDER, or a folder that every node mounts at the same path" in printed
+    assert "Give this node the right to write there (mount options, permissions, credentials)" in printed
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_node_that_does_not_answer_is_named_not_waited_for(cluster: tuple[Raylets, Path], dataset: str) -> None:
+    made, base = cluster
+    made.freeze("beta")
+    began = time.monotonic()
+    code, printed, document = looked(cluster, dataset, "--out", str(base / "sound"))
+    assert code == 1
+    assert by_node(document, "nodes")["beta"] == (False, "has not answered within 20 s")
+    assert by_node(document, "nodes")["alpha"][0] is True
+    assert "failed nodes, beta: has not answered within 20 s\n        Take it out of the cluster or mend it" in printed
+    assert document["seconds"] < 30
+    assert time.monotonic() - began < 90
+
+
+def test_the_source_is_told_file_by_file() -> None:
+    files = source_files()
+    assert "xray_det/orchestrate/preflight.py" in files
+    assert all(len(digest) == 8 for digest in files.values())
