@@ -10,6 +10,7 @@ from hypothesis import settings
 # One thread a process: two cores are shared by workers, and oversubscribed threads run ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -19,7 +20,7 @@ settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
 #: Fixtures of real servers, started by the first test that asks for one.
-pytest_plugins = ["servers.postgres", "servers.object_store", "servers.mlflow_server", "servers.browser"]
+pytest_plugins = ["servers.postgres", "servers.object_store", "servers.mlflow_server"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -96,7 +96,7 @@ def test_a_refusal_of_seconds_is_waited_out(s3: ObjectStore, bucket: str, how: A
     s3.proxy.refuse(3, how=how)
     began = time.monotonic()
     storage.write_bytes(address, payload)
-    assert 3 <= time.monotonic() - began < 15
+    assert 3 <= time.monotonic() - began < 30
     s3.proxy.refuse(0.5, how=how)
     assert storage.exists(address)
     s3.proxy.refuse(0.5, how=how)
@@ -122,7 +122,7 @@ def test_a_longer_one_names_object_problem_and_remedy(s3: ObjectStore, bucket: s
             began = time.monotonic()
             with pytest.raises(InputError, match=expected):
                 work(f"{bucket}/x")
-            assert 0.5 < time.monotonic() - began < 5
+            assert 0.5 < time.monotonic() - began < 20
     assert storage.read_bytes(f"{bucket}/x") == b"before"
 
 
@@ -141,7 +141,7 @@ def test_what_waiting_does_not_mend_fails_at_once(s3: ObjectStore, bucket: str) 
         for work in (storage.read_bytes, storage.exists, lambda uri: storage.write_bytes(uri, b"2")):
             with pytest.raises(InputError, match=rf"{bucket}/x: .*ACCESS_DENIED.*Check AWS_ACCESS_KEY_ID"):
                 work(f"{bucket}/x")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_an_answer_that_was_lost_is_no_error(s3: ObjectStore, bucket: str) -> None:

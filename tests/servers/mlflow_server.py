@@ -40,6 +40,7 @@ class MlflowServer(Server):
             **(environment or {}),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight helper processes less
             "MLFLOW_TRACKING_URI": store,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
             "GIT_PYTHON_REFRESH": "quiet",
         }
         super().__init__(command, log=folder / "mlflow-server.log", ready=self.healthy, environment=environment)

@@ -32,6 +32,7 @@ class RefusingProxy:
 
     Attributes:
         passed, refused: how many requests, by method.
+        refused_paths: of which objects.
         read_bytes: how much of objects was answered.
     """
 
@@ -39,6 +40,7 @@ class RefusingProxy:
         self._target_port = target_port
         self._rule = Rule(until=0.0, methods=(), how="slow down")
         self.passed, self.refused = Counter[str](), Counter[str]()
+        self.refused_paths = set[str]()
         self.read_bytes = 0
         self._lose: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -81,6 +83,8 @@ class RefusingProxy:
                 body = list(_body(self.rfile, self.headers))  # read in any case: the next request follows it
                 how = proxy._refusal(self.command)
                 (proxy.passed if how is None else proxy.refused)[self.command] += 1
+                if how is not None:
+                    proxy.refused_paths.add(self.path.partition("?")[0])
                 if how is None:
                     self._forward(body)
                 elif how == "reset":

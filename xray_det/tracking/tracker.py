@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final, Literal
+from urllib.parse import urlencode
 
 from xray_det import storage
 from xray_det.errors import InputError
@@ -29,11 +30,14 @@ log = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
+#: Without it the UI opens the pages that it has for tests of chat bots.
+WORKFLOW: Final = {"workflowType": "machine_learning"}
 #: Bounds of the sender's waits. mlflow's own retries are off: the sender has its own, and shows what it waits for.
 SENDER_ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
     "OMP_NUM_THREADS": "1",
 }
@@ -49,10 +53,22 @@ class Destination:
 
     @property
     def address(self) -> str:
-        """What to open: the run's page on a server, or the page below the address that ``make ui`` prints."""
-        base = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        # Without the type the UI opens the page that it has for tests of chat bots.
-        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
+        """What to open: the run's page."""
+        return f"{_ui(self.uri)}/#/experiments/{self.experiment_id}/runs/{self.run_id}?{urlencode(WORKFLOW)}"
+
+
+def compare_address(uri: str, experiment_id: str, run_ids: Sequence[str]) -> str:
+    """The UI's page that compares runs: parallel coordinates, scatter and contour plots, tables of what differs.
+
+    The page of an experiment hides trials below their parent and draws none of their metrics.
+    """
+    query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id]), **WORKFLOW}
+    return f"{_ui(uri)}/#/compare-runs?{urlencode(query)}"
+
+
+def _ui(uri: str) -> str:
+    """Where the pages are: on the server, or for a database where ``make ui`` serves them."""
+    return uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
 
 
 class Tracker(Journal):
