@@ -83,24 +83,25 @@ def run(args: Args, experiment: "Experiment", console: "Console") -> "Swept":
     from ray.tune.search.optuna import OptunaSearch
 
     from xray_det.data.sampling import SoftBalance
-    from xray_det.orchestrate.sweep import Sweep, sweep
+    from xray_det.orchestrate.arms import Arms
+    from xray_det.orchestrate.sweep import sweep
 
     number = next((n for n, p in enumerate(experiment.phases) if isinstance(p.sampling, SoftBalance)), None)
     if number is None:
         raise InputError("phases", "none samples by soft-balance", "Set phases.N.sampling=SoftBalance in one")
     drawn = args.samples > 0
     values = tune.uniform(min(args.lam), max(args.lam)) if drawn else list(args.lam)
-    plan = Sweep(
+    metric = experiment.validation.metric
+    plan = Arms(
         experiment=experiment,
         space={f"phases.{number}.sampling.lam": values},
         rungs=args.rungs,
         reduction=args.reduction,
         samples=args.samples if drawn else 1,
+        searcher=OptunaSearch(metric=metric, mode="max", seed=experiment.seed) if drawn else None,
     )
-    metric = experiment.validation.metric
     return sweep(
         plan,
-        searcher=OptunaSearch(metric=metric, mode="max", seed=experiment.seed) if drawn else None,
         tracking=args.tracking,
         mlflow_experiment=args.mlflow_experiment,
         max_concurrent=args.max_concurrent,

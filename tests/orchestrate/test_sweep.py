@@ -18,9 +18,10 @@ from xray_det.errors import InputError
 from xray_det.evaluation.measured import Measured
 from xray_det.models.weights import read_config
 from xray_det.orchestrate import sweep as module
+from xray_det.orchestrate.arms import Arms
 from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.results import ENDED, by_value, results_table
-from xray_det.orchestrate.sweep import Sweep, sweep
+from xray_det.orchestrate.sweep import sweep
 from xray_det.orchestrate.trainer import train
 from xray_det.orchestrate.validation import Validate
 from xray_det.tracking.journal import Journal
@@ -57,6 +58,7 @@ def seven_tenths() -> Validate:
         ({"rungs": (0.9, 1.0)}, "the same epochs"),
         ({"reduction": 1}, "reduction: 1 is less than 2"),
         ({"samples": 0}, "samples: 0 is less than 1"),
+        ({"samples": 2}, "Sweep the seed too"),
         ({"space": {"phases.1.sampling.lamda": [1.0]}}, "no field 'lamda'"),
     ],
 )
@@ -64,9 +66,9 @@ def test_what_cannot_be_is_refused_before_anything_runs(
     dataset: str, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        Sweep(**{"experiment": made(dataset, tmp_path), "space": {LAM: [0.0]}, **changes})
+        Arms(**{"experiment": made(dataset, tmp_path), "space": {LAM: [0.0]}, **changes})
     with pytest.raises(InputError, match="Give validation images"):
-        Sweep(experiment=experiment(dataset, tmp_path), space={LAM: [0.0]})
+        Arms(experiment=experiment(dataset, tmp_path), space={LAM: [0.0]})
 
 
 @pytest.mark.medium
@@ -74,7 +76,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(
 def test_a_sweep_shares_stops_tracks_and_is_not_repeated(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Sweep(experiment=made(dataset, tmp_path), space={LAM: [0.7, 0.0]}, rungs=(0.5, 1.0))
+    plan = Arms(experiment=made(dataset, tmp_path), space={LAM: [0.7, 0.0]}, rungs=(0.5, 1.0))
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     before = ray.available_resources().get("CPU")
     found = sweep(plan, validate=seven_tenths(), tracking=uri, max_concurrent=1)
@@ -83,7 +85,9 @@ def test_a_sweep_shares_stops_tracks_and_is_not_repeated(
     assert [row.score for row in found.rows] == pytest.approx([0.9, 0.9, 0.2])
     assert found.best.metrics["val/AP_tail"] == pytest.approx(0.45)
     # the shared phase was trained once, and going on from it changes no bit
-    alone = train(replace(plan.training({LAM: 0.7}, 1), out=str(tmp_path), name="alone"), validate=seven_tenths())
+    alone = train(
+        replace(plan.training({LAM: 0.7}, "alone", 1), out=str(tmp_path), name="alone"), validate=seven_tenths()
+    )
     ours, theirs = (load_file(f"{weights}/model.safetensors") for weights in (found.best.weights, alone.weights))
     assert all(ours[name].equal(value) for name, value in theirs.items())
     assert not (Path(found.best.folder) / "phases" / "0").exists()
@@ -112,7 +116,7 @@ def test_a_sweep_shares_stops_tracks_and_is_not_repeated(
 @pytest.mark.medium
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_arm_that_diverges_is_the_worst_and_the_others_go_on(dataset: str, tmp_path: Path) -> None:
-    plan = Sweep(experiment=made(dataset, tmp_path, ema=None), space={"phases.1.lr": [1e9, 0.001]})
+    plan = Arms(experiment=made(dataset, tmp_path, ema=None), space={"phases.1.lr": [1e9, 0.001]})
     found = sweep(plan, validate=seven_tenths(), tracking="off")
     assert [row.score for row in found.rows] == [pytest.approx(0.9), -math.inf]
     assert "not finite" in found.rows[1].reason

@@ -13,7 +13,7 @@ from xray_det import storage
 from xray_det.orchestrate.run_folder import FINISHED, RunFolder
 from xray_det.tracking.tracker import Tracker
 
-#: In an arm's folder: its values. In a training's: why it ended without a result.
+#: In a training's folder: which one of the sweep it is, and why it ended without a result.
 ARM, ENDED = "arm.json", "ended.json"
 #: In the sweep's folder, written last.
 RESULTS = "results.json"
@@ -53,22 +53,24 @@ class Row:
         return {**told, "reason": self.reason, "weights": self.weights}
 
 
-def read_rows(sweep_folder: str, rungs: Sequence[float], metric: str) -> tuple[Row, ...]:
-    """A row for each training that has begun: the longest schedules first, then the best."""
+def begin_row(folder: str, *, arm: str, values: Mapping[str, Any], rung: int, share: float) -> None:
+    """Note in a training's folder which one of the sweep it is."""
+    storage.write_json(storage.join(folder, ARM), {"arm": arm, "values": dict(values), "rung": rung, "share": share})
+
+
+def read_rows(sweep_folder: str, metric: str) -> tuple[Row, ...]:
+    """A row for each training below SWEEP/ARM that has begun: the longest schedules first, then the best."""
     rows = []
-    for name in _folders(sweep_folder):
-        address = storage.join(sweep_folder, name, ARM)
-        if not storage.exists(address):
-            continue
-        arm = storage.read_json(address)
-        for rung, share in enumerate(rungs):
-            folder = storage.join(sweep_folder, name, f"rung-{rung}")
-            if storage.exists(folder):
-                rows.append(_row(arm, rung, share, folder, metric))
-    return tuple(sorted(rows, key=lambda row: (-row.rung, -math.inf if row.score is None else -row.score, row.arm)))
+    for arm in _folders(sweep_folder):
+        for name in _folders(storage.join(sweep_folder, arm)):
+            folder = storage.join(sweep_folder, arm, name)
+            if storage.exists(storage.join(folder, ARM)):
+                rows.append(_row(folder, metric))
+    return tuple(sorted(rows, key=lambda row: (-row.rung, math.inf if row.score is None else -row.score, row.arm)))
 
 
-def _row(arm: Mapping[str, Any], rung: int, share: float, folder: str, metric: str) -> Row:
+def _row(folder: str, metric: str) -> Row:
+    said = storage.read_json(storage.join(folder, ARM))
     ended, score, reason = storage.join(folder, ENDED), None, "not finished"
     result = (
         RunFolder(uri=folder, fingerprint="").finished() if storage.exists(storage.join(folder, FINISHED)) else None
@@ -78,10 +80,7 @@ def _row(arm: Mapping[str, Any], rung: int, share: float, folder: str, metric: s
     elif storage.exists(ended):
         score, reason = -math.inf, storage.read_json(ended)["reason"]
     return Row(
-        arm=arm["name"],
-        values=arm["values"],
-        rung=rung,
-        share=share,
+        **said,
         score=score,
         metrics=result.validations[-1] if result else {},
         reason=reason,

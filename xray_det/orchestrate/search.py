@@ -23,8 +23,13 @@ Values: TypeAlias = Mapping[str, Any]
 
 
 def to_tune(space: Space) -> dict[str, Any]:
-    """The space in Ray Tune's words."""
-    return {path: tune.grid_search(list(value)) if _is_list(value) else value for path, value in space.items()}
+    """The space in Ray Tune's words: lists are gone through."""
+    return {path: tune.grid_search(value) if _is_list(value) else value for path, value in listed(space).items()}
+
+
+def listed(space: Space) -> dict[str, Any]:
+    """The space with plain lists."""
+    return {path: value if (items := _listed(value)) is None else items for path, value in space.items()}
 
 
 def check(experiment: Experiment, space: Space) -> None:
@@ -50,6 +55,11 @@ def chosen(experiment: Experiment, values: Values) -> Experiment:
 def described(space: Space) -> dict[str, Any]:
     """The space as JSON: lists as they are, a domain in Tune's words for it."""
     return {path: _listed(value) or f"{value.get_sampler()} {value.domain_str}" for path, value in space.items()}
+
+
+def is_drawn(space: Space) -> bool:
+    """Whether values are drawn, not gone through."""
+    return any(_listed(value) is None for value in space.values())
 
 
 def first_searched(experiment: Experiment, space: Space) -> int:
