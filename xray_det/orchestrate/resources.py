@@ -16,6 +16,7 @@ import numpy as np
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental.internal_kv import _internal_kv_get
 
 from xray_det.errors import InputError
@@ -302,17 +303,18 @@ def _grows() -> bool:
     """Whether an autoscaler may bring nodes: by the variable AUTOSCALER, else by the names of node types.
 
     Ray has no question for it. Where nobody but a person starts nodes, the autoscaler that runs all the same calls
-    each node's type after the node; one that starts nodes has names for its types.
+    each node's type after the node; one that starts nodes has names for its types. Its second version is asked only
+    where it is the one that runs: Kubernetes names the types of nodes also where nothing grows.
     """
     if (told := os.environ.get(AUTOSCALER)) is not None:
         if told not in ("0", "1"):
             raise InputError(AUTOSCALER, f"{told!r} says nothing", "Set 1 where an autoscaler adds nodes, else 0")
         return told == "1"
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    types = {node.node_id: node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)}
-    # the first version of the autoscaler reports by another way
+    if is_autoscaler_v2(fetch_from_server=True):
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        return named_types({n.node_id: n.ray_node_type_name for n in (*status.active_nodes, *status.idle_nodes)})
     report = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
-    return named_types(types) or named_types(report.get("node_type_mapping") or {})
+    return named_types(report.get("node_type_mapping") or {})
 
 
 def named_types(types: Mapping[str, Any]) -> bool:
