@@ -36,6 +36,7 @@ test: setup  ## everything but the slow ones, under fifteen minutes
 	$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: setup  ## kills, clusters, servers and the demo, under thirty-five minutes
+	.ci/debian-packages
 	$(BIN)/python -m pytest -q -m slow
 
 check: setup  ## lint, format, types

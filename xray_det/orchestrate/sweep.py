@@ -21,6 +21,7 @@ from xray_det.data.cluster import connect
 from xray_det.errors import InputError
 from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.plan import Plan
+from xray_det.orchestrate.preflight import preflight, require
 from xray_det.orchestrate.progress import Display
 from xray_det.orchestrate.resources import cluster_resources, concurrent_trials
 from xray_det.orchestrate.results import RESULTS, Row, write_results
@@ -82,6 +83,7 @@ class Child:
                 begin=begin,
                 trials=self.trials,
                 gpus_per_worker=self.gpus_per_worker,
+                look_ahead=False,
                 console=console,
             )
 
@@ -116,10 +118,11 @@ def sweep(
     with Tracker(folder.uri, experiment=mlflow_experiment, name=experiment.name, uri=tracking) as tracker:
         tracker.config(plan.document)
         tracker.tags({"sweep": experiment.name})
-        room = concurrent_trials(
-            experiment.workers, experiment.device, cluster_resources(), gpus_per_worker=gpus_per_worker
-        )
+        cluster = cluster_resources()
+        room = concurrent_trials(experiment.workers, experiment.device, cluster, gpus_per_worker=gpus_per_worker)
         concurrent = min(max_concurrent or room, room)
+        if len(cluster.nodes) > 1:
+            require(preflight(experiment, tracking="off", trials=concurrent, gpus_per_worker=gpus_per_worker))
         child = Child(
             sweep=experiment.name,
             folder=folder.uri,

@@ -19,6 +19,7 @@ from xray_det import storage
 from xray_det.data.cluster import connect
 from xray_det.errors import InputError
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
+from xray_det.orchestrate.preflight import preflight, require
 from xray_det.orchestrate.progress import Display, Progress
 from xray_det.orchestrate.resources import WORKER_CPUS, Share, cluster_resources, share
 from xray_det.orchestrate.run_folder import CHECKPOINTS, PROGRESS, Result, RunFolder
@@ -41,6 +42,7 @@ def train(
     begin: Result | None = None,
     trials: int = 1,
     gpus_per_worker: float = 1.0,
+    look_ahead: bool = True,
     max_failures: int = 10,
     console: Console | None = None,
 ) -> Result:
@@ -57,6 +59,7 @@ def train(
         begin: a finished run that made the first phases of this experiment: they are not made again.
         trials: as many trainings like this one share the cluster.
         gpus_per_worker: below 1 where several runs share a GPU.
+        look_ahead: on several nodes, run the preflight first.
         max_failures: times that workers are started anew after one died; a machine that was taken away is not counted.
         console: where progress is shown; None for nowhere.
 
@@ -75,11 +78,14 @@ def train(
     connect()
     if validate is None and experiment.data.val:
         validate = partial(measure_experiment, experiment=experiment)
+    cluster = cluster_resources()
+    if look_ahead and len(cluster.nodes) > 1:
+        require(preflight(experiment, tracking="off", trials=trials, gpus_per_worker=gpus_per_worker))
     allotted = share(
         experiment.workers,
         experiment.min_workers,
         experiment.device,
-        cluster_resources(),
+        cluster,
         gpus_per_worker=gpus_per_worker,
         validation_cpus=1.0 if validate is not None else 0.0,
         trials=trials,
