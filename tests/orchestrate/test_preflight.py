@@ -280,7 +280,7 @@ def http_server(status: int, body: bytes) -> Iterator[str]:
 )
 def test_an_address_that_cannot_work_is_a_failure(status: int, body: bytes, detail: str) -> None:
     with http_server(status, body) as uri:
-        finding = check_tracking(uri, driver="a", nodes=1)
+        finding = check_tracking(uri, driver="a", nodes=1, patience_s=90)
     assert (finding.check, finding.where, finding.ok, finding.detail) == ("tracking", uri, False, detail)
     assert "--allowed-hosts" in finding.remedy
 
@@ -288,10 +288,10 @@ def test_an_address_that_cannot_work_is_a_failure(status: int, body: bytes, deta
 @pytest.mark.medium
 def test_a_server_that_is_down_is_a_warning() -> None:
     with http_server(503, b"sick") as uri:
-        finding = check_tracking(uri, driver="a", nodes=1)
+        finding = check_tracking(uri, driver="a", nodes=1, patience_s=90)
     assert finding.ok is None
     assert finding.detail.startswith("does not answer a (HTTP 503: sick); a training's records would wait")
-    finding = check_tracking("http://127.0.0.1:9", driver="a", nodes=1)
+    finding = check_tracking("http://127.0.0.1:9", driver="a", nodes=1, patience_s=90)
     assert finding.ok is None
     assert "a training's records would wait in its run folder" in finding.detail
 
@@ -364,7 +364,7 @@ def test_what_is_wrong_on_one_machine_is_found(dataset: str, tmp_path: Path) -> 
         start_from=str(tmp_path / "weights"),
     )
     with http_server(403, b"Invalid Host header") as uri:
-        findings = preflight(made, tracking=uri)
+        findings = preflight(made, tracking=uri, patience_s=90)
     # a person reads them in this order
     expected = [
         ("resources", "64 and their data tasks need more than 4 CPUs and would wait for ever"),

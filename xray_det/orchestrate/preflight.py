@@ -71,7 +71,12 @@ def preflight(
     connect()
     experiment = experiment.absolute()
     nodes, driver = alive_nodes()
-    beside = [Later("tracking", lambda: check_tracking(tracking, driver=driver, nodes=len(nodes), trials=trials))]
+    beside = [
+        Later(
+            "tracking",
+            lambda: check_tracking(tracking, driver=driver, nodes=len(nodes), trials=trials, patience_s=patience_s),
+        )
+    ]
     if working_dir is not None and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # not in a job: it was uploaded
         folder = working_dir.absolute()
         beside.append(Later("upload", lambda: verdicts.judge_upload(str(folder), measure_upload(folder))))
