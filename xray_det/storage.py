@@ -1,10 +1,11 @@
 """Where artifacts lie: any pyarrow.fs URI (a local path, s3://, gs://), written whole or not at all.
 
 **Another object store than Amazon's** (MinIO, Ceph, ...): set ``AWS_ENDPOINT_URL=http://HOST:PORT`` beside
-``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY`` on every machine; addresses stay ``s3://bucket/folder``, and an
-MLflow server reads the same three. An address can also say it itself and carry it to where the environment is not set:
+``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY`` on every machine; addresses stay ``s3://bucket/folder``. An address
+can also say it itself and carry it to where the environment is not set:
 ``s3://bucket/folder?endpoint_override=HOST:PORT&scheme=http`` (further options: pyarrow's S3FileSystem). Keys never
-belong into an address: it is printed and tracked.
+belong into an address: it is printed and tracked. An MLflow server that keeps artifacts in such a store reads the same
+environment; before an older one it needs ``AWS_REQUEST_CHECKSUM_CALCULATION=when_required`` too, here the default.
 
 **Refusals.** What passes (503 and other 5xx, connections that are refused or break, silence) is tried again with
 doubling pauses, for about a minute or ``XRAY_DET_STORAGE_PATIENCE_S`` seconds; then, and at once for what waiting does
@@ -38,6 +39,7 @@ CONNECT_S, ANSWER_S = 5.0, 10.0
 #: A file is uploaded in parts of 10 MB, sent while the next are read: this bounds how far reading may be ahead.
 BLOCK_BYTES, AHEAD_BLOCKS = 8 << 20, 4
 
+_CHECKSUMS: Final = "AWS_REQUEST_CHECKSUM_CALCULATION"
 #: Environment that decides which object store an address means.
 _ENDPOINT: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _ENVIRONMENT: Final = (
@@ -125,9 +127,18 @@ def _patient_s3(options: dict[str, Any]) -> _PatientS3:
     options = {**options, "connect_timeout": CONNECT_S, "request_timeout": ANSWER_S}
     # Small files then take one request instead of three, and no request can find its multipart upload gone.
     options["allow_delayed_open"] = True
+    # The libraries append a checksum in a form that Amazon and new servers alone take; Ceph 16 answers 411.
+    asks_for_none = bool(options["endpoint_override"]) and _CHECKSUMS not in os.environ
     # The pauses of this strategy are 0, 0.05, 0.1, 0.2, ... seconds, so this many take the patience's time.
     attempts = round(math.log2(patience_s() / 0.05 + 1)) + 1
-    return _PatientS3(**options, retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=attempts))
+    strategy = pafs.AwsDefaultS3RetryStrategy(max_attempts=attempts)
+    if asks_for_none:
+        os.environ[_CHECKSUMS] = "when_required"  # read as the client is made; there is no argument for it
+    try:
+        return _PatientS3(**options, retry_strategy=strategy)
+    finally:
+        if asks_for_none:
+            del os.environ[_CHECKSUMS]
 
 
 @lru_cache(maxsize=64)
@@ -174,6 +185,7 @@ _REMEDIES: Final = (
         "ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|INVALID_CLIENT_TOKEN|EXPIRED|CREDENTIAL|HTTP status 40[13]",
         "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the machine's role) and what they may do in this bucket",
     ),
+    ("HTTP status 4(?!08|29)", "Check the address, AWS_REGION, and what this store and its version can do"),
     ("Could not resolve host", "Correct the bucket, the region or AWS_ENDPOINT_URL"),
     (
         "",

@@ -73,6 +73,7 @@ def object_store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ob
 def s3(object_store_server: ObjectStore) -> Iterator[ObjectStore]:
     """The S3 server, reachable by the environment as users set it, refusing nothing."""
     object_store_server.proxy.refuse(0)
+    object_store_server.proxy.pause_s = 0.0
     with object_store_server.reachable():
         yield object_store_server
 

@@ -1,4 +1,7 @@
-"""An HTTP proxy before an object store that can refuse, drop or forbid requests for a while, and counts them."""
+"""An HTTP proxy before an object store that can refuse, drop or forbid requests for a while, and counts them.
+
+It is as strict as Ceph 16's gateway, which takes no body without a length (checksums that are appended to it).
+"""
 
 import http.client
 import threading
@@ -34,6 +37,7 @@ class RefusingProxy:
         passed, refused: how many requests, by method.
         refused_paths: of which objects.
         read_bytes: how much of objects was answered.
+        pause_s: how long each write waits on its way.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -42,7 +46,9 @@ class RefusingProxy:
         self.passed, self.refused = Counter[str](), Counter[str]()
         self.refused_paths = set[str]()
         self.read_bytes = 0
+        self.pause_s = 0.0
         self._lose: list[str] = []
+        self._ended = set[str]()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -60,7 +66,10 @@ class RefusingProxy:
         self.refuse(seconds, WRITES)
 
     def lose_answers(self, count: int, method: str) -> None:
-        """The next requests of a method are carried out, but the connection breaks before the answer."""
+        """The next requests of a method are carried out, but the connection breaks before the answer.
+
+        Asked once more to end a multipart upload, the store then says that there is none: some do, moto does not.
+        """
         self._lose = [method] * count
 
     @contextmanager
@@ -85,7 +94,13 @@ class RefusingProxy:
                 (proxy.passed if how is None else proxy.refused)[self.command] += 1
                 if how is not None:
                     proxy.refused_paths.add(self.path.partition("?")[0])
-                if how is None:
+                if self.command in WRITES:
+                    time.sleep(proxy.pause_s)
+                if how is None and self.headers.get("Transfer-Encoding"):
+                    self._refuse(411, "MissingContentLength")
+                elif how is None and self.path in proxy._ended:
+                    self._refuse(404, "NoSuchUpload")
+                elif how is None:
                     self._forward(body)
                 elif how == "reset":
                     self.close_connection = True
@@ -117,6 +132,7 @@ class RefusingProxy:
                     answer = other.getresponse()
                     if self.command in proxy._lose and "uploads" not in self.path:
                         proxy._lose.remove(self.command)
+                        proxy._ended.add(self.path if "uploadId=" in self.path else "")
                         self.close_connection = True
                         return
                     self.send_response_only(answer.status, answer.reason)
