@@ -87,6 +87,8 @@ class Arms(Plan):
             name = arm if share == 1 else f"{arm}, {share:g} of the schedule"
             try:
                 found = run(experiment, name, trunk, {"arm": arm, "rung": f"{share:g}"})
+            except storage.Refused:  # passes; Ray Tune tries again
+                raise
             except (Diverged, InputError) as error:  # trying again would not help; other arms go on
                 logger.warning("%s ended: %s", experiment.folder, error)
                 storage.write_json(storage.join(experiment.folder, ENDED), {"reason": str(error)})

@@ -23,10 +23,10 @@ from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.plan import Plan
 from xray_det.orchestrate.preflight import preflight, require
 from xray_det.orchestrate.progress import Display
-from xray_det.orchestrate.resources import cluster_resources, concurrent_trials
+from xray_det.orchestrate.resources import Share, cluster_resources, concurrent_trials
 from xray_det.orchestrate.results import RESULTS, Row, write_results
 from xray_det.orchestrate.run_folder import Result, RunFolder
-from xray_det.orchestrate.trainer import train
+from xray_det.orchestrate.trainer import allot, train
 from xray_det.orchestrate.tuner import run_tuner
 from xray_det.orchestrate.validation import Validate
 from xray_det.tracking.tracker import Tracker
@@ -53,8 +53,7 @@ class Child:
     validate: Validate | None
     tracking: str | None
     mlflow_experiment: str
-    trials: int
-    gpus_per_worker: float
+    allotted: Share
 
     def __call__(self, experiment: Experiment, name: str, begin: Result | None, tags: Mapping[str, str]) -> Result:
         return self.train(experiment, name, begin, tags, Console(quiet=True))
@@ -81,9 +80,7 @@ class Child:
                 tracker=tracker,
                 validate=self.validate,
                 begin=begin,
-                trials=self.trials,
-                gpus_per_worker=self.gpus_per_worker,
-                look_ahead=False,
+                allotted=self.allotted,
                 console=console,
             )
 
@@ -129,12 +126,13 @@ def sweep(
             validate=validate,
             tracking=tracker.uri,
             mlflow_experiment=mlflow_experiment,
-            trials=concurrent,
-            gpus_per_worker=gpus_per_worker,
+            # counted once: a node that is lost later is waited for
+            allotted=allot(experiment, validated=True, trials=concurrent, gpus_per_worker=gpus_per_worker),
         )
         trunk, begun = plan.trunk(), None
         if trunk is not None:  # with the whole cluster
-            begun = replace(child, trials=1).train(trunk, "trunk", None, {"arm": "trunk"}, console)
+            alone = allot(experiment, validated=True, gpus_per_worker=gpus_per_worker)
+            begun = replace(child, allotted=alone).train(trunk, "trunk", None, {"arm": "trunk"}, console)
         with Display(plan.states, experiment.name, console=console, every_s=2.0, lines_s=60.0):
             trial = _trial(plan, child, begun)
             run_tuner(folder, trial, plan.drawn_from, plan.settings(concurrent), concurrent)

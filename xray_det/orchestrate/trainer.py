@@ -30,8 +30,9 @@ from xray_det.train.evidence import Diverged
 
 logger = logging.getLogger(__name__)
 
-#: How long workers may wait for an autoscaler's machines: a GPU machine and the image take minutes. Ray's default is 60.
-AUTOSCALER_S = "1800"
+#: How long workers may wait for machines, an autoscaler's (a GPU machine and the image take minutes) or others in place
+#: of those that were lost. By Ray's default four waits of 60 s fail a training.
+NODES_S = "1800"
 
 
 def train(
@@ -40,9 +41,7 @@ def train(
     tracker: Tracker | None = None,
     validate: Validate | None = None,
     begin: Result | None = None,
-    trials: int = 1,
-    gpus_per_worker: float = 1.0,
-    look_ahead: bool = True,
+    allotted: Share | None = None,
     max_failures: int = 10,
     console: Console | None = None,
 ) -> Result:
@@ -57,9 +56,8 @@ def train(
         validate: what measures a checkpoint, an importable function or one that Ray can pickle; None:
             ``measure_experiment`` where there is ``data.val``.
         begin: a finished run that made the first phases of this experiment: they are not made again.
-        trials: as many trainings like this one share the cluster.
-        gpus_per_worker: below 1 where several runs share a GPU.
-        look_ahead: on several nodes, run the preflight first.
+        allotted: what it gets of the cluster, where several trainings share it; nodes that are away are waited for.
+            None: what ``allot`` finds, and on several nodes the preflight is run first.
         max_failures: times that workers are started anew after one died; a machine that was taken away is not counted.
         console: where progress is shown; None for nowhere.
 
@@ -78,21 +76,14 @@ def train(
     connect()
     if validate is None and experiment.data.val:
         validate = partial(measure_experiment, experiment=experiment)
-    cluster = cluster_resources()
-    if look_ahead and len(cluster.nodes) > 1:
-        require(preflight(experiment, tracking="off", trials=trials, gpus_per_worker=gpus_per_worker))
-    allotted = share(
-        experiment.workers,
-        experiment.min_workers,
-        experiment.device,
-        cluster,
-        gpus_per_worker=gpus_per_worker,
-        validation_cpus=1.0 if validate is not None else 0.0,
-        trials=trials,
-    )
+    if allotted is None:
+        if len(cluster_resources().nodes) > 1:
+            require(preflight(experiment, tracking="off"))
+        allotted = allot(experiment, validated=validate is not None)
     if allotted.waits:
         logger.warning("%s", allotted.waits)
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", AUTOSCALER_S)
+    if allotted.waits or allotted.min_workers == allotted.workers:  # else fewer workers are tried
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", NODES_S)
     experiment = replace(experiment, device=allotted.device)
     if tracker is not None:
         _describe(tracker, prepared)
@@ -125,6 +116,23 @@ def train(
         tracker.tags({"weights.last": result.weights, **({"weights.best": result.best} if result.best else {})})
         tracker.log({f"cost/{name}": value for name, value in result.cost.items()}, step=result.steps)
     return result
+
+
+def allot(experiment: Experiment, *, validated: bool, trials: int = 1, gpus_per_worker: float = 1.0) -> Share:
+    """What each of so many trainings gets of the cluster.
+
+    Raises:
+        InputError: it has too little.
+    """
+    return share(
+        experiment.workers,
+        experiment.min_workers,
+        experiment.device,
+        cluster_resources(),
+        gpus_per_worker=gpus_per_worker,
+        validation_cpus=1.0 if validated else 0.0,
+        trials=trials,
+    )
 
 
 def _begin(experiment: Experiment, begin: Result | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from xray_det import storage
 from xray_det.orchestrate.run_folder import TUNE, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -37,17 +38,27 @@ def run_tuner(
     share = int(1000 / concurrent) / 1000
     trainable = tune.with_resources(trainable, {f"node:{ray.util.get_node_ip_address()}": share})
     address = folder.path(TUNE)
+    fs, path = storage.locate(address)  # this one waits out what an object store refuses for a while
     tuner = None
-    if tune.Tuner.can_restore(address):
+    if tune.Tuner.can_restore(path, storage_filesystem=fs):
         try:
             tuner = tune.Tuner.restore(
-                address, trainable=trainable, param_space=space, resume_unfinished=True, resume_errored=True
+                path,
+                trainable=trainable,
+                param_space=space,
+                storage_filesystem=fs,
+                resume_unfinished=True,
+                resume_errored=True,
             )
         except Exception as error:  # cut off as it was written; the run folders know what is finished
             logger.warning("%s cannot be read (%s): the arms are gone through again", address, error)
     if tuner is None:
         run = tune.RunConfig(
-            name=TUNE, storage_path=folder.uri, verbose=0, failure_config=tune.FailureConfig(max_failures=2)
+            name=TUNE,
+            storage_path=storage.locate(folder.uri)[1],
+            storage_filesystem=fs,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=2),
         )
         tuner = tune.Tuner(trainable, param_space=space, tune_config=settings, run_config=run)
     results = tuner.fit()

@@ -94,6 +94,8 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
             return context.outcome()
     except Diverged as error:  # on every rank alike
         return {"failed": {"kind": "Diverged", "folder": error.folder, "problem": error.problem}}
+    except storage.Refused:  # passes
+        raise
     except InputError as error:
         assignment.run.fail("InputError", where=error.where, problem=error.problem, remedy=error.remedy)
         raise
@@ -225,7 +227,7 @@ class RayContext:
             checkpoint=Checkpoint.from_directory(local),
             checkpoint_dir_name=name,
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=partial(_upload, run=self._run, phase_end=phase_end),
+            checkpoint_upload_fn=partial(_upload, run=self._run, phase_end=phase_end, journal=self._journal),
             delete_local_checkpoint_after_upload=True,
             validation=self._to_measure(position, phase_end) or False,
         )
@@ -264,12 +266,19 @@ class RayContext:
         return self._run.path(name)
 
 
-def _upload(checkpoint: Checkpoint, name: str, *, run: RunFolder, phase_end: int | None) -> Checkpoint:
-    """Put a checkpoint on storage, a phase's end also where it is kept for good; the pointer to it last."""
+def _upload(
+    checkpoint: Checkpoint, name: str, *, run: RunFolder, phase_end: int | None, journal: Journal | None
+) -> Checkpoint:
+    """Put a checkpoint on storage, a phase's end also where it is kept for good; the pointer to it last.
+
+    The journal goes before it: the steps that the checkpoint is behind are not made again.
+    """
     address = run.path(CHECKPOINTS, name)
     storage.upload(checkpoint.path, address)
     if phase_end is not None:
         storage.upload(checkpoint.path, run.phase(phase_end))
+    if journal is not None:
+        journal.flush()
     storage.write_json(run.path(LATEST), {"checkpoint": name})
     fs, path = storage.locate(address)
     return Checkpoint(path, fs)
