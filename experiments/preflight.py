@@ -13,7 +13,7 @@ every node at the same time; a node that does not answer within 20 s is named. N
     gpus        the GPUs that Ray hands out are there, and torch is built for them
     storage     what the driver writes to --out, every node reads, and the other way round
     data        every node reads the same datasets: manifest, shards, some images; weights to start from
-    home        XRAY_DET_HOME is one folder for all nodes that work: annotations are shared through it
+    home        XRAY_DET_HOME can be written: annotations are cached there, on each node or for all
     versions    Python, ray, torch, pyarrow, numpy and the source of xray_det are the same
     tracking    MLflow answers: a wrong address, 401 and 403 are failures, a server that is down a warning
     clocks      differ by no more than 5 s

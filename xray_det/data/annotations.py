@@ -1,4 +1,4 @@
-"""The annotations of a training, in one memory-mapped file a node that all its processes share.
+"""The annotations of a training, in one memory-mapped file a node that all processes of the node share.
 
 The file is an Arrow IPC file of one record batch: a subset of the shards' columns, the datasets in the order of the
 selections, ``dataset`` as their number. It is built once from the Parquet shards and found again by what it was built
@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,27 @@ class Selection:
 
     folder: str
     split: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where any process of any node finds the annotations: small, to be sent to tasks.
+
+    Attributes:
+        selections: what they are built from where a node has not got them.
+        file: the name of the file, which says what it was built from.
+    """
+
+    selections: tuple[Selection, ...]
+    file: str
+
+    def batch(self) -> pa.RecordBatch:
+        """The whole file as one record batch, mapped.
+
+        Raises:
+            InputError: the datasets that this node sees are others.
+        """
+        return _mapped(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +96,19 @@ class Annotations:
             for manifest, selection in zip(manifests, selections, strict=True)
         ]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        path = storage.home() / "cache" / f"annotations-{digest}.arrow"
+        path = _cached(f"annotations-{digest}.arrow")
         if not path.exists():
             with _alone(path):
                 if not path.exists():
                     _build(path, selections, manifests)
-        return cls(path=path, selections=tuple(selections), manifests=manifests, batch=map_file(path))
+        return cls(path=path, selections=tuple(selections), manifests=manifests, batch=_map_file(path))
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
+
+    @property
+    def source(self) -> Source:
+        return Source(selections=self.selections, file=self.path.name)
 
     @property
     def image_ids(self) -> pa.Array:
@@ -131,7 +156,25 @@ class Annotations:
         return ImageClasses(classes=np.concatenate(classes), offsets=np.cumsum(np.concatenate(counts)))
 
 
-def map_file(path: Path) -> pa.RecordBatch:
+@lru_cache(maxsize=4)
+def _mapped(source: Source) -> pa.RecordBatch:
+    path = _cached(source.file)
+    if path.exists():
+        return _map_file(path)
+    annotations = Annotations.open(source.selections)
+    if annotations.path != path:
+        folders = ", ".join(selection.folder for selection in source.selections)
+        raise InputError(
+            folders, "another dataset lies there on this node than on the worker's", "Let all nodes see the same"
+        )
+    return annotations.batch
+
+
+def _cached(file: str) -> Path:
+    return storage.home() / "cache" / file
+
+
+def _map_file(path: Path) -> pa.RecordBatch:
     """The one record batch of an Arrow IPC file, mapped: opening costs the same at any size."""
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 

@@ -6,15 +6,13 @@ global batch, N their boxes, C unified classes, D selections.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from xray_det import storage
 from xray_det.data import geometry
-from xray_det.data.annotations import image_sizes, map_file, ragged
+from xray_det.data.annotations import Source, image_sizes, ragged
 from xray_det.data.augmentation import Augmentation
 from xray_det.data.images import BadImage
 from xray_det.data.randomness import Key
@@ -30,14 +28,14 @@ class Recipe:
     """All that a process needs to turn rows of a plan into batches; small, and picklable.
 
     Attributes:
-        annotations: the memory-mapped file (data/annotations.py).
+        annotations: where the rows are (data/annotations.py).
         maps: for each selection int32 [C_d], unified row of each class of its dataset.
         supervision: row d of its ``labelled`` is selection d.
         augmentation: sizes and random changes.
         key: seed, phase, epoch.
     """
 
-    annotations: Path
+    annotations: Source
     maps: tuple[np.ndarray, ...]
     supervision: Supervision
     augmentation: Augmentation
@@ -60,7 +58,7 @@ class Recipe:
         Raises:
             InputError: an image cannot be read or is not what was ingested.
         """
-        everything = _mapped(self.annotations)
+        everything = self.annotations.batch()
         count, whole = rows.shape
         everywhere = self._place(everything, rows.reshape(-1), first + np.arange(count * whole))
         own = np.arange(count * whole).reshape(count, whole)[:, part]
@@ -160,8 +158,3 @@ def read_image(path: str, offset: int, length: int) -> bytes:
             path, f"the pack ends before byte {offset + length}", "Restore it, or ingest the dataset again"
         )
     return data
-
-
-@lru_cache(maxsize=4)
-def _mapped(path: Path) -> pa.RecordBatch:
-    return map_file(path)

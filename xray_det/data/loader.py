@@ -168,7 +168,7 @@ class Loader:
         share = self.batch // world
         part = slice(rank * share, (rank + 1) * share)
         recipe = Recipe(
-            annotations=self.annotations.path,
+            annotations=self.annotations.source,
             maps=self.maps,
             supervision=self.supervision,
             augmentation=self.augmentation,

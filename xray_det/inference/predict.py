@@ -16,7 +16,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -28,7 +27,7 @@ from rich.progress import Progress
 from xray_det import storage
 from xray_det.config import difference, from_dict
 from xray_det.data import wire
-from xray_det.data.annotations import Annotations, Selection, map_file
+from xray_det.data.annotations import Annotations, Selection, Source
 from xray_det.data.augmentation import Augmentation
 from xray_det.errors import InputError
 from xray_det.inference.detect import detect, detection_rows, detection_schema
@@ -126,7 +125,7 @@ def predict(
     sizes = np.diff([*range(0, len(annotations), settings.part_images), len(annotations)]).tolist()
     missing = [part for part in range(len(sizes)) if not storage.exists(_part(out, part))]
     schema = detection_schema(space)
-    decode = partial(_decode, path=annotations.path, augmentation=augmentation, settings=settings)
+    decode = partial(_decode, source=annotations.source, augmentation=augmentation, settings=settings)
     forward = partial(_forward, weights=weights, digest=digest, precision=settings.precision, names=names)
     left = sum(sizes[part] for part in missing)
     batches = _here(decode, forward, settings, missing) if _is_here(settings, left) else None
@@ -228,9 +227,9 @@ def _found(block: pa.Table) -> Iterator[_Part]:
         yield block["part"][row].as_py(), np.asarray(block["rows"][row].as_py(), np.int64), table
 
 
-def _decode(block: pa.Table, *, path: Path, augmentation: Augmentation, settings: Predicting) -> Iterator[pa.Table]:
+def _decode(block: pa.Table, *, source: Source, augmentation: Augmentation, settings: Predicting) -> Iterator[pa.Table]:
     """The pictures of the parts of a block, a row a batch (data/wire.py); torch-free but for this module's import."""
-    everything = map_file(path)
+    everything = source.batch()
     for part in block["part"].to_pylist():
         start = part * settings.part_images
         rows = everything.slice(start, settings.part_images).select(_COLUMNS)

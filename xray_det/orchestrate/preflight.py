@@ -93,7 +93,7 @@ def preflight(
     findings += [problem] if problem is not None else verdicts.judge_storage(seen, out)
     if samples:
         findings += verdicts.judge_data(seen)
-    findings += verdicts.judge_home(seen, counted, driver)
+    findings += verdicts.judge_home(seen, counted)
     findings += verdicts.judge_versions(seen, inspection.versions(), inspection.source_files())
     if cuda:
         findings += verdicts.judge_gpus(seen, counted)

@@ -88,22 +88,14 @@ def judge_data(seen: Mapping[str, Seen]) -> Iterator[Finding]:
             yield good("data", node, f"shards and images are read: {', '.join(there.data)}")
 
 
-def judge_home(seen: Mapping[str, Seen], nodes: Mapping[str, Node], driver: str) -> Iterator[Finding]:
-    """The annotations that a worker has mapped must lie at the same path for the data tasks of any node."""
-    remedy = "Set XRAY_DET_HOME to one folder that all nodes mount, for every `ray start` and for the driver"
-    working = [node for node in seen if nodes[node].cpus > 0]
-    alike = len({(seen[node].home, seen[node].home_shared) for node in working}) == 1
+def judge_home(seen: Mapping[str, Seen], nodes: Mapping[str, Node]) -> Iterator[Finding]:
+    """Annotations are mapped from the home of each node that works, and built there where they are not found."""
+    remedy = "Set XRAY_DET_HOME to a folder of the node's disk, or to one that all nodes mount, for every `ray start`"
     for node, there in seen.items():
-        if there.home_problem:
+        if there.home_problem and nodes[node].cpus > 0:
             yield bad("home", node, f"{there.home} cannot be written ({there.home_problem})", remedy)
-        elif there.home_shared or node not in working or len(working) == 1:
-            yield good("home", node, there.home)
-        elif alike:  # and not the driver's, on whose node nothing runs
-            detail = f"whether the nodes share {there.home} cannot be told from {driver}, which does not"
-            yield warn("home", node, detail, remedy)
         else:
-            detail = f"{there.home} is not shared with the other nodes: data tasks here would find no annotations"
-            yield bad("home", node, detail, remedy)
+            yield good("home", node, there.home if there.home_shared else f"{there.home}, the node's own")
 
 
 def judge_versions(
