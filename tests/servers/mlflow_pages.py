@@ -30,7 +30,7 @@ def show_comparison(
     metrics: Sequence[str] = METRICS,
 ) -> None:
     """Open the page that compares runs, with these axes in its plot of parallel coordinates."""
-    page.open(compare_address(uri, experiment_id, run_ids))
+    page.open(compare_address(uri, [experiment_id], run_ids))
     page.wait_for("document.querySelector('.pcp-plot svg')")
     page.run("document.querySelector('[data-component-id=\"mlflow.assistant.chat_panel.close\"]')?.click()")
     page.click("document.querySelector('[data-testid=clear-button]')")

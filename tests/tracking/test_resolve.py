@@ -137,7 +137,8 @@ def test_the_parent_and_mlflows_own_page_are_known(store: Store) -> None:
     assert page is not None
     base, _, query = page.partition("?")
     assert base == "http://127.0.0.1:5000/#/compare-runs"
-    assert unquote(query) == f'runs=["{store.ids["one"]}","{store.ids["twice-b"]}"]&experiments=["1","2"]'
+    runs = f'runs=["{store.ids["one"]}","{store.ids["twice-b"]}"]'
+    assert unquote(query) == f'{runs}&experiments=["1","2"]&workflowType=machine_learning'
     assert '"' not in page
 
 

@@ -3,16 +3,15 @@
 MLflow is asked, and imported, only where the folders do not tell.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from xray_det import storage
 from xray_det.errors import InputError
 from xray_det.tracking import records
 from xray_det.tracking.address import default_uri
+from xray_det.tracking.tracker import compare_address
 
 if TYPE_CHECKING:
     from xray_det.tracking.runs import Found, Runs
@@ -53,10 +52,8 @@ class Resolver:
         known = [t for t in found if t is not None and t.run_id is not None]
         if len(known) < len(found) or len({t.uri for t in known}) > 1:
             return None
-        base = known[0].uri.rstrip("/") if known[0].uri.startswith("http") else "http://127.0.0.1:5000"
-        lists = ([t.run_id for t in known], list(dict.fromkeys(t.experiment_id for t in known)))
-        runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in lists)
-        return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}"
+        experiments = dict.fromkeys(str(t.experiment_id) for t in known)
+        return compare_address(known[0].uri, list(experiments), [str(t.run_id) for t in known])
 
     def tracked(self, folder: str) -> records.Tracked | None:
         """Where a run is: at this tracking address if it was ever sent there, else at its own."""

@@ -57,13 +57,14 @@ class Destination:
         return f"{_ui(self.uri)}/#/experiments/{self.experiment_id}/runs/{self.run_id}?{urlencode(WORKFLOW)}"
 
 
-def compare_address(uri: str, experiment_id: str, run_ids: Sequence[str]) -> str:
+def compare_address(uri: str, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> str:
     """The UI's page that compares runs: parallel coordinates, scatter and contour plots, tables of what differs.
 
     The page of an experiment hides trials below their parent and draws none of their metrics.
     """
-    query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id]), **WORKFLOW}
-    return f"{_ui(uri)}/#/compare-runs?{urlencode(query)}"
+    lists = {"runs": run_ids, "experiments": experiment_ids}
+    query = {name: json.dumps(list(ids), separators=(",", ":")) for name, ids in lists.items()}
+    return f"{_ui(uri)}/#/compare-runs?{urlencode({**query, **WORKFLOW})}"
 
 
 def _ui(uri: str) -> str:
