@@ -211,6 +211,12 @@ def test_a_folder_goes_up_whole_through_refusals_and_down_again(s3: ObjectStore,
     storage.upload(folder, f"{bucket}/checkpoint")
     assert s3.proxy.refused["PUT"] > 2
     assert stored(s3.client(), bucket) == sizes
+    with (
+        s3.proxy.refusing(("PUT",), "forbidden"),
+        pytest.raises(storage.Refused, match=rf"{bucket}/elsewhere/\w+: .*403"),
+    ):
+        storage.upload(folder, f"{bucket}/elsewhere")
+    assert stored(s3.client(), bucket) == sizes
     storage.upload(folder, f"{bucket}/checkpoint")  # again, as after a restart
     assert stored(s3.client(), bucket) == sizes
     fs, path = storage.locate(f"{bucket}/checkpoint")

@@ -325,8 +325,9 @@ def write_json(uri: str | os.PathLike[str], value: Any) -> None:
 def upload(local: str | os.PathLike[str], uri: str | os.PathLike[str]) -> None:
     """Copy a local folder, or a file, to ``uri``: each file whole or not at all, and all of them when this returns.
 
-    Files there of other names stay. At most 40 MB of a file are in memory. After an error the call can be repeated; for
-    a reader that must not see half a folder, write a file that says so afterwards.
+    Not by ``pyarrow.fs.copy_files``, as Ray uploads a checkpoint: that ends without an error when the store refuses a
+    file. Files there of other names stay. At most 40 MB of a file are in memory. After an error the call can be
+    repeated; for a reader that must not see half a folder, write a file that says so afterwards.
 
     Raises:
         InputError: there is nothing at ``local``; Refused as ``writing``.
