@@ -14,11 +14,21 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "orchestrate"))
 from made_dataset import write_dataset  # noqa: E402
 
-SETTINGS = """
-    model.backbone.name=mobilenet_v3_small model.levels=3,5 model.channels=16 model.head_layers=1
-    augmentation.short_side=64 augmentation.max_side=64 batch=4 device=cpu
-    phases.0.lr=0.005 phases.0.clip=1 phases.1.lr=0.002 phases.1.clip=1 phases.1.epochs=2
-""".split()
+SETTINGS = [
+    "model.backbone.name=mobilenet_v3_small",
+    "model.levels=3,5",
+    "model.channels=16",
+    "model.head_layers=1",
+    "augmentation.short_side=64",
+    "augmentation.max_side=64",
+    "batch=4",
+    "device=cpu",
+    "phases.0.lr=0.005",
+    "phases.0.clip=1",
+    "phases.1.lr=0.002",
+    "phases.1.clip=1",
+    "phases.1.epochs=2",
+]
 
 
 def run(script: str, *arguments: str, home: Path) -> str:
