@@ -9,6 +9,7 @@ SWEEP/results.json        a row a training
 Trainings are looked after by the driver's machine; their workers run anywhere.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +30,10 @@ from xray_det.orchestrate.run_folder import Result, RunFolder
 from xray_det.orchestrate.trainer import allot, train
 from xray_det.orchestrate.tuner import run_tuner
 from xray_det.orchestrate.validation import Validate
+from xray_det.tracking.resend import send_left
 from xray_det.tracking.tracker import Tracker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +144,11 @@ def sweep(
         if all(row.score in (None, float("-inf")) for row in rows):
             raise InputError(folder.uri, f"nothing has a result: {rows[0].reason}", "Mend it and remove the folder")
         write_results(folder.uri, rows, tracker, plan.metric)
+        # a training does not wait long for MLflow at its end; a sweep goes on for hours, and MLflow may be back
+        ended = [*([begun.folder] if begun is not None else []), *(row.folder for row in rows)]
+        if waiting := send_left(ended, tracker.uri):
+            command = f"python -m xray_det.tracking.resend {' '.join(waiting)}"
+            logger.warning("MLflow has not all of %d runs. Send it with: %s", len(waiting), command)
     return Swept(folder=folder.uri, rows=rows)
 
 

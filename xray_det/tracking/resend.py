@@ -8,6 +8,7 @@ the runs go to another server: each becomes a run there, with its whole history.
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from xray_det import storage
 from xray_det.errors import InputError
 from xray_det.tracking.address import check_uri
 from xray_det.tracking.journal import tracking_folder
+from xray_det.tracking.outbox import Outbox
 from xray_det.tracking.tracker import SenderProcess
 
 
@@ -38,6 +40,19 @@ def resend(run_folder: str, uri: str | None = None, patience_s: float = 300.0) -
     left = sender.finish(patience_s)
     sender.first_word(0.1)  # raises when the address was wrong
     return left
+
+
+def send_left(run_folders: Iterable[str], uri: str, patience_s: float = 60.0) -> list[str]:
+    """Send what runs had left when they ended, because MLflow was away then; the folders that have some left now.
+
+    Args:
+        run_folders: tracked at ``uri``; most have nothing left, which costs a look at their journals.
+        patience_s: how long to try; the first run that MLflow does not take in that time ends it.
+    """
+    waiting = [] if uri == "off" else [folder for folder in run_folders if Outbox(folder, uri).left()]
+    while waiting and resend(waiting[0], uri, patience_s) == 0:
+        del waiting[0]
+    return waiting
 
 
 @dataclass(frozen=True, kw_only=True)
