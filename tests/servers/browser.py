@@ -1,4 +1,4 @@
-"""Headless Chromium from Debian's package: what a person sees of a page, and a hand that clicks.
+"""Headless Chromium from Debian's package: what a person sees of a page, and clicks and types there.
 
 It is told what to do over a pipe, in Chromium's own protocol of JSON messages that end with a zero byte.
 """
@@ -50,6 +50,7 @@ class Browser:
             target = self._call("Target.createTarget", url="about:blank")["targetId"]
             self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
             size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            self._call("Page.enable")
             self._call("Emulation.setDeviceMetricsOverride", **size)
         except BaseException:
             self.close()
@@ -57,6 +58,11 @@ class Browser:
 
     def open(self, url: str) -> None:
         self._call("Page.navigate", url=url)
+
+    def remember(self, key: str, value: str) -> None:
+        """Pages opened from now on find that they kept this in an earlier visit."""
+        source = f"localStorage.setItem({json.dumps(key)}, {json.dumps(value)})"
+        self._call("Page.addScriptToEvaluateOnNewDocument", source=source)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page; a promise is waited for."""
@@ -72,13 +78,13 @@ class Browser:
             time.sleep(0.2)
 
     def click(self, element: str) -> None:
-        """With the mouse, in the middle of the element that a JavaScript expression finds, when it is there."""
+        """On the element that a JavaScript expression finds, when it is there; wherever it moves meanwhile."""
         self.wait_for(element)
-        x, y = self.run(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({element}.getBoundingClientRect())")
-        for kind in ("mousePressed", "mouseReleased"):
-            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        self.run(f"{element}.click()")
 
-    def type(self, text: str) -> None:
+    def type(self, element: str, text: str) -> None:
+        self.wait_for(element)
+        self.run(f"{element}.focus()")
         self._call("Input.insertText", text=text)
 
     def text(self) -> str:

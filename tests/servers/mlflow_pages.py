@@ -30,14 +30,14 @@ def show_comparison(
     metrics: Sequence[str] = METRICS,
 ) -> None:
     """Open the page that compares runs, with these axes in its plot of parallel coordinates."""
+    page.remember("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true")  # a chat, over a quarter of the page
+    page.remember("mlflow.assistant.panelOpen_v1", "false")
     page.open(compare_address(uri, [experiment_id], run_ids))
     page.wait_for("document.querySelector('.pcp-plot svg')")
-    page.run("document.querySelector('[data-component-id=\"mlflow.assistant.chat_panel.close\"]')?.click()")
     page.click("document.querySelector('[data-testid=clear-button]')")
     for number, names in enumerate((parameters, metrics)):
         for name in names:
-            page.click(f"document.querySelectorAll({json.dumps(_BOXES)})[{number}]")
-            page.type(name)  # the list shows the first few names alone
+            page.type(f"document.querySelectorAll({json.dumps(_BOXES)})[{number}]", name)  # a long list has no others
             page.click(f"document.querySelector('[class*=select-item-option][title={json.dumps(name)}]')")
             page.run("document.activeElement.blur()")  # closes the list
             page.wait_for(f"{_PLOTTED}.includes({json.dumps(name)})")
