@@ -37,7 +37,12 @@ def test_the_demo(tmp_path: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     assert (run / "data" / "long_tail.png").stat().st_size > 10_000
     pictures = {path.name for path in (run / "pictures").iterdir()}
-    assert {"0.png", "1.png", "by_frequency_0_coco.png", "by_frequency_1_open_images.png"} <= pictures
+    assert {
+        "0.png",
+        "1.png",
+        "by_frequency_objects365_coco.png",
+        "by_frequency_open_images_open_images.png",
+    } <= pictures
     assert (Path(result["weights"]) / "model.safetensors").exists()
     rows = {(row["phase"], row["dataset"], row["protocol"]): row for row in result["rows"]}
     assert set(rows) == {

@@ -66,9 +66,7 @@ def write(
     if context.rank == 0:
         with tempfile.TemporaryDirectory() as local:
             save_weights(detector, Path(local))
-            fs, path = storage.locate(storage.join(folder, "weights"))
-            fs.create_dir(path, recursive=True)
-            pafs.copy_files(local, path, destination_filesystem=fs)
+            storage.upload(local, storage.join(folder, "weights"))
         storage.write_bytes(storage.join(folder, "replay.txt"), COMMAND.format(folder=folder).encode())
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     problem = f"{', '.join(broken)} of rank {context.rank}" if broken else "the gradient or another rank's loss"
