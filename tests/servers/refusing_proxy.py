@@ -89,7 +89,11 @@ class RefusingProxy:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                body = list(_body(self.rfile, self.headers))  # read in any case: the next request follows it
+                try:
+                    body = list(_body(self.rfile, self.headers))  # read in any case: the next request follows it
+                except EOFError:  # a store takes nothing from a client that died before it had said all
+                    self.close_connection = True
+                    return
                 how = proxy._refusal(self.command)
                 (proxy.passed if how is None else proxy.refused)[self.command] += 1
                 if how is not None:
@@ -159,13 +163,25 @@ class RefusingProxy:
 def _body(stream: IO[bytes], headers: Any) -> Iterator[bytes]:
     """Blocks of a request's body, sent with a length or chunk by chunk."""
     if headers.get("Transfer-Encoding", "").lower() == "chunked":
-        while size := int(stream.readline().split(b";")[0], 16):
-            yield stream.read(size)
-            stream.readline()
+        while size := int(_line(stream).split(b";")[0], 16):
+            yield _exactly(stream, size)
+            _line(stream)
         while stream.readline().strip():  # trailers
             pass
         return
     left = int(headers.get("Content-Length", 0))
-    while left > 0 and (block := stream.read(min(left, BLOCK))):
+    while left > 0:
+        yield (block := _exactly(stream, min(left, BLOCK)))
         left -= len(block)
-        yield block
+
+
+def _line(stream: IO[bytes]) -> bytes:
+    if not (line := stream.readline()):
+        raise EOFError
+    return line
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    if len(block := stream.read(size)) < size:
+        raise EOFError
+    return block
