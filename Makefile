@@ -30,10 +30,10 @@ demo: setup  ## the main job on the embedded miniature: a few minutes on two cor
 	$(BIN)/python experiments/quickstart.py
 
 test-fast: setup  ## for every edit, under two minutes
-	$(BIN)/python -m pytest -q -m "not medium and not slow"
+	$(BIN)/python -m pytest -q -m "not medium and not slow and not faults"
 
 test: setup  ## everything but the slow ones, under fifteen minutes
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not faults"
 
 test-slow: setup  ## kills, clusters, servers and the demo, under thirty-five minutes
 	.ci/debian-packages
