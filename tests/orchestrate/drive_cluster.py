@@ -26,7 +26,8 @@ from xray_det.tracking.journal import Journal
 from xray_det.train.phase import Phase
 
 LAMBDAS = (0.0, 0.3, 0.7, 1.0)
-EPOCHS, BATCH = 2, 4
+EPOCHS, BATCH, IMAGES = 2, 4, 48
+STEPS = EPOCHS * IMAGES // BATCH
 
 
 def validate(weights: str, detections: str, journal: Journal) -> Measured:

@@ -1,161 +1,41 @@
 """Whatever fails on a cluster changes no bit: processes, nodes, drivers, tracking and storage, in one sweep.
 
-The cluster is three machines in network namespaces of their own (namespaces.py), the head without CPUs, two nodes with
+The cluster is three machines in network namespaces of their own (nodes.py), the head without CPUs, two nodes with
 two each. Run folders lie in an S3 bucket, runs are tracked by an MLflow server over PostgreSQL, which only the head's
 machine reaches. The time line that is printed tells what was done when and how long until the training had gone on.
 """
 
 import json
 import math
-import os
-import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
-from drive_cluster import BATCH, EPOCHS, LAMBDAS
+from cluster_runs import (
+    Sweeping,
+    TimeLine,
+    Training,
+    alive,
+    frozen,
+    left,
+    newest,
+    node_of,
+    steps,
+    training_workers,
+    wait_until,
+)
+from drive_cluster import EPOCHS, IMAGES, LAMBDAS, STEPS
 from made_dataset import write_dataset
 from mlflow.tracking import MlflowClient
-from namespaces import Node, NodesOfOneMachine, cluster
+from nodes import NodesOfOneMachine, cluster
 from servers.mlflow_server import MlflowServer
 from servers.object_store import ObjectStore
 
-from xray_det import storage
-from xray_det.orchestrate.run_folder import FINISHED, LATEST
 from xray_det.tracking.journal import read_points
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
-
-IMAGES = 48
-STEPS = EPOCHS * IMAGES // BATCH
-#: Bound of each wait: minutes on a machine that others keep busy.
-PATIENCE_S = 900.0
-DRIVER = str(Path(__file__).with_name("drive_cluster.py"))
-#: Processes of a training or its driver, by what they call themselves.
-OF_A_TRAINING = re.compile(
-    "drive_cluster|tracking.sender|TrainController|RayTrainWorker|ImplicitFunc|PlacementGroupCleaner|PreemptionWatcher"
-    "|SynchronizationActor|DatasetManager|run_validation|MapBatches"
-)
-
-
-class TimeLine:
-    """What happened when; printed as it happens."""
-
-    def __init__(self, title: str, show: Callable[[str], None]) -> None:
-        self._began, self._show = time.monotonic(), show
-        show(f"\n{title} (load of this machine {os.getloadavg()[0]:.0f}, {os.cpu_count()} cores)")
-
-    def note(self, text: str) -> float:
-        now = time.monotonic()
-        self._show(f"{now - self._began:7.1f} s  {text}")
-        return now
-
-
-class Sweeping:
-    """A sweep's driver, started again as often as it is killed, and what the sweep has come to."""
-
-    def __init__(self, machines: NodesOfOneMachine, bucket: str, name: str, tracking: str, dataset: str) -> None:
-        self.folder, self._machines = storage.join(bucket, name), machines
-        self._command = [DRIVER, "sweep", dataset, bucket, name, tracking]
-        self.log = machines.folder / f"{name}.log"
-        self._later: list[tuple[float, Callable[[], None]]] = []
-        self.start()
-
-    def start(self) -> None:
-        self._driver = self._machines.drive(self._command, self.log)
-
-    def kill(self) -> None:
-        """The driver alone; what it started is left to itself."""
-        (driver,) = psutil.Process(self._driver.pid).children()
-        driver.kill()
-        self._driver.wait()
-
-    def runs(self) -> list[str]:
-        """Folders of the trainings that have begun."""
-        fs, path = storage.locate(self.folder)
-        found = [info.path for info in fs.get_file_info(_below(path, recursive=True))]
-        names = [file.removeprefix(path + "/") for file in found if file.endswith("/rung-0/experiment.json")]
-        return sorted(storage.join(self.folder, name.removesuffix("/experiment.json")) for name in names)
-
-    def steps(self) -> dict[str, int]:
-        """Run -> the step of its newest checkpoint, 0 for none, of those that are under way."""
-        return {run: _newest(run) for run in self.runs() if not storage.exists(storage.join(run, FINISHED))}
-
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Do it then, in whatever is waited for."""
-        self._later.append((time.monotonic() + seconds, action))
-
-    def wait_for(self, what: str, condition: Callable[[], Any]) -> Any:
-        until = time.monotonic() + PATIENCE_S
-        while not (found := condition()):
-            assert self._driver.poll() is None, f"the driver ended before {what}:\n{self.tail()}"
-            self._wait(what, until)
-        return found
-
-    def _wait(self, what: str, until: float) -> None:
-        assert time.monotonic() < until, f"waited in vain for {what}: {self.steps()}\n{self.tail()}"
-        if self._later and time.monotonic() >= self._later[0][0]:
-            self._later.pop(0)[1]()
-        time.sleep(0.2)
-
-    def wait_for_a_checkpoint(self) -> dict[str, int]:
-        """Until a run has one that is not its last; the newest of all that are under way."""
-
-        def midst() -> dict[str, int]:
-            steps = self.steps()
-            under_way = any(0 < step < STEPS for step in steps.values()) and _training_workers(self._machines)
-            return steps if under_way else {}
-
-        found = self.wait_for("a checkpoint", midst)
-        assert isinstance(found, dict)
-        return found
-
-    def wait_until_gone_on(self, before: dict[str, int]) -> None:
-        """Until all these runs have newer checkpoints, or are finished."""
-        self.wait_for(f"more than {before}", lambda: all(self._now(run) > step for run, step in before.items()))
-
-    def _now(self, run: str) -> int:
-        return STEPS + 1 if storage.exists(storage.join(run, FINISHED)) else self.steps().get(run, -1)
-
-    def wait(self) -> None:
-        until = time.monotonic() + PATIENCE_S
-        while self._driver.poll() is None or self._later:
-            self._wait("the end", until)
-        assert self._driver.returncode == 0, self.tail()
-
-    def tail(self) -> str:
-        return self.log.read_text(errors="replace")[-6000:]
-
-    def weights(self) -> dict[str, bytes]:
-        """The bytes of all models of all trainings, plain and averaged."""
-        return {
-            f"{run.removeprefix(self.folder)}/{kind}": storage.read_bytes(
-                storage.join(run, "phases", "0", kind, "model.safetensors")
-            )
-            for run in self.runs()
-            for kind in ("weights", "ema")
-        }
-
-    def scores(self) -> list[tuple[str, float]]:
-        """The best first."""
-        return [(row["arm"], row["score"]) for row in storage.read_json(storage.join(self.folder, "results.json"))]
-
-
-def _newest(run: str | Path) -> int:
-    """The step of a run's newest checkpoint, 0 for none."""
-    address = storage.join(run, LATEST)
-    return int(storage.read_json(address)["checkpoint"].rpartition("-")[2]) if storage.exists(address) else 0
-
-
-def _below(path: str, *, recursive: bool) -> Any:
-    import pyarrow.fs as pafs
-
-    return pafs.FileSelector(path, recursive=recursive, allow_not_found=True)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +125,7 @@ def test_a_sweep_survives_all_faults_in_a_row(
         line.note(f"MLflow's server is back, {time.monotonic() - tracking_down:.0f} s after it was killed")
 
     sweeping.later(30, track_again)
-    worker = _training_workers(machines)[0]
+    worker = training_workers(machines)[0]
     worker.kill()
     killed = line.note("a worker killed")
     sweeping.wait_until_gone_on(before)
@@ -259,22 +139,22 @@ def test_a_sweep_survives_all_faults_in_a_row(
     assert object_store_server.proxy.refused["PUT"] > 0
 
     before = sweeping.wait_for_a_checkpoint()
-    orphans = _training_workers(machines)
+    orphans = training_workers(machines)
     sweeping.kill()
     killed = line.note(f"the driver killed; checkpoints: {sorted(before.values())}")
     sweeping.start()
     line.note("the driver started again")
-    _wait("the first driver's workers end", lambda: not any(orphan.is_running() for orphan in orphans))
+    wait_until("the first driver's workers end", lambda: not any(orphan.is_running() for orphan in orphans))
     before = sweeping.steps()
     line.note(f"the first driver's workers are gone; checkpoints: {sorted(before.values())}")
     sweeping.wait_until_gone_on(before)
     line.note(f"newer checkpoints, {time.monotonic() - killed:.0f} s after")
 
     before = sweeping.wait_for_a_checkpoint()
-    node = _node_of(machines, _training_workers(machines)[0])
+    node = node_of(machines, training_workers(machines)[0])
     node.kill()
     killed = line.note(f"a node lost its power; checkpoints: {sorted(before.values())}")
-    _wait("a lost node is missed", lambda: node.host.ip not in _alive(machines))
+    wait_until("a lost node is missed", lambda: node.host.ip not in alive(machines))
     line.note("Ray misses it; it is switched on again")
     node.start()
     sweeping.wait_until_gone_on(before)
@@ -321,89 +201,8 @@ def _all_is_given_back(machines: NodesOfOneMachine) -> None:
         cpus, groups = machines.ask(program)
         return cpus == 4.0 and set(groups) <= {"REMOVED"}
 
-    _wait("all CPUs and placement groups are given back", given_back, 120)
-    _wait("no process of a training is left", lambda: not _left(machines), 120)
-
-
-def _left(machines: NodesOfOneMachine) -> list[str]:
-    return [name for node in machines.nodes for name in map(_name, node.host.processes()) if OF_A_TRAINING.search(name)]
-
-
-def _name(process: psutil.Process) -> str:
-    with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
-
-
-def _training_workers(machines: NodesOfOneMachine) -> list[psutil.Process]:
-    return [p for node in machines.workers for p in node.host.processes() if "ray::RayTrainWorker" in _name(p)]
-
-
-def _node_of(machines: NodesOfOneMachine, process: psutil.Process) -> Node:
-    (node,) = [node for node in machines.workers if process in node.host.processes()]
-    return node
-
-
-def _alive(machines: NodesOfOneMachine) -> list[str]:
-    found = machines.ask("[node['NodeManagerAddress'] for node in ray.nodes() if node['Alive']]")
-    assert isinstance(found, list)
-    return found
-
-
-def _wait(what: str, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    until = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < until, f"waited {patience_s:g} s in vain until {what}"
-        time.sleep(0.2)
-
-
-class Training:
-    """A driver of one training whose folder lies on a disk that all machines share, where a journal is read at once."""
-
-    def __init__(self, machines: NodesOfOneMachine, kind: str, dataset: str, out: Path, *more: str) -> None:
-        self.log, self._driver = (
-            machines.folder / f"{kind}.log",
-            machines.drive([DRIVER, kind, dataset, str(out), *more], machines.folder / f"{kind}.log"),
-        )
-
-    def wait_for_step(self, run: Path, step: int) -> None:
-        _wait(f"step {step} is made: {self.log}", lambda: self._runs() and step <= max(_steps(run), default=0))
-
-    def wait_for(self, what: str, condition: Callable[[], bool]) -> None:
-        _wait(f"{what}: {self.log}", lambda: self._runs() and condition())
-
-    def _runs(self) -> bool:
-        assert self._driver.poll() is None, f"the driver ended:\n{self.log.read_text()[-6000:]}"
-        return True
-
-    def wait(self) -> str:
-        """What it said."""
-        assert self._driver.wait(PATIENCE_S) == 0, self.log.read_text()[-6000:]
-        return self.log.read_text()
-
-    def kill(self) -> None:
-        for process in psutil.Process(self._driver.pid).children():
-            process.kill()
-        self._driver.wait()
-
-
-def _steps(run: Path) -> list[int]:
-    """The steps in the journal of rank 0."""
-    try:
-        return list(read_points(run).get("train/loss", {}))
-    except FileNotFoundError:
-        return []
-
-
-@contextmanager
-def _frozen(processes: list[psutil.Process]) -> Iterator[None]:
-    """They stand still, so that something happens between two of their steps however slow this machine is."""
-    for process in processes:
-        process.suspend()
-    yield
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.resume()
+    wait_until("all CPUs and placement groups are given back", given_back, 120)
+    wait_until("no process of a training is left", lambda: not left(machines), 120)
 
 
 def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_costs_no_failure(
@@ -412,10 +211,10 @@ def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_costs_no_failure(
     line = TimeLine("A node is preempted", show)
     training, run = Training(machines, "preempted", dataset, tmp_path), tmp_path / "run"
     training.wait_for_step(run, 2)
-    workers = _training_workers(machines)
-    node = _node_of(machines, workers[0])
-    with _frozen(workers):
-        made = max(_steps(run))
+    workers = training_workers(machines)
+    node = node_of(machines, workers[0])
+    with frozen(workers):
+        made = max(steps(run))
         node_id = machines.ask(
             f"[n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] == {node.host.ip!r}][0]"
         )
@@ -425,15 +224,15 @@ def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_costs_no_failure(
         )  # fmt: skip
         noticed = line.note(f"a notice at step {made} of {STEPS}: the node goes in 20 s")
         time.sleep(3)  # Ray Train asks every second
-    training.wait_for("a checkpoint is made", lambda: _newest(run) > 0)
-    step = _newest(run)
+    training.wait_for("a checkpoint is made", lambda: newest(run) > 0)
+    step = newest(run)
     line.note(f"a checkpoint of step {step}, {time.monotonic() - noticed:.1f} s after the notice")
     assert made < step < STEPS // EPOCHS, "checkpoints without a notice are made at the ends of epochs"
-    with _frozen(_training_workers(machines)):  # they would be ready before the node goes
+    with frozen(training_workers(machines)):  # they would be ready before the node goes
         time.sleep(max(0.0, noticed + 20 - time.monotonic()))
         node.kill()
         killed = line.note("the node is gone")
-    training.wait_for("it has gone on elsewhere", lambda: _newest(run) > step)
+    training.wait_for("it has gone on elsewhere", lambda: newest(run) > step)
     line.note(f"a newer checkpoint, {time.monotonic() - killed:.1f} s after")
     training.wait()
     line.note("ended; no failure was allowed")
@@ -452,16 +251,16 @@ def test_an_elastic_training_goes_on_with_the_workers_that_are_left(
     with machines.smaller(cpus=1):
         line = TimeLine("An elastic training loses one of its two nodes, each with room for one worker", show)
         training, run = Training(machines, "elastic", dataset, tmp_path), tmp_path / "run"
-        training.wait_for("a checkpoint is made", lambda: _newest(run) > 0)
-        assert {_node_of(machines, worker).host.ip for worker in _training_workers(machines)} == {
+        training.wait_for("a checkpoint is made", lambda: newest(run) > 0)
+        assert {node_of(machines, worker).host.ip for worker in training_workers(machines)} == {
             node.host.ip for node in machines.workers
         }
-        before = _newest(run)
+        before = newest(run)
         machines.workers[1].kill()
         killed = line.note(f"a node lost its power; newest checkpoint: {before}")
-        training.wait_for("it has gone on", lambda: _newest(run) > before)
+        training.wait_for("it has gone on", lambda: newest(run) > before)
         line.note(f"a newer checkpoint by one worker, {time.monotonic() - killed:.1f} s after")
-        assert len(_training_workers(machines)) == 1
+        assert len(training_workers(machines)) == 1
         training.wait()
         line.note("ended")
     result = json.loads((run / "finished.json").read_text())
@@ -479,7 +278,7 @@ def test_a_stopped_trial_gives_back_what_it_had(
     said = training.wait()
     line.note(f"stopped by Ray Tune; {said.rpartition('free: ')[2].strip()}")
     assert "free: 4.0 of 4.0" in said
-    assert _steps(tmp_path / "stopped" / "endless"), "the trial was stopped before it trained"
+    assert steps(tmp_path / "stopped" / "endless"), "the trial was stopped before it trained"
     endless = Training(machines, "endless", dataset, tmp_path)
     endless.wait_for_step(tmp_path / "endless", 2)
     endless.kill()
