@@ -80,7 +80,7 @@ class Sweeping:
             self._wait(what, until)
         return found
 
-    def wait_until(self, what: str, until: float) -> None:
+    def _wait(self, what: str, until: float) -> None:
         assert time.monotonic() < until, f"waited in vain for {what}: {self.steps()}\n{self.tail()}"
         if self._later and time.monotonic() >= self._later[0][0]:
             self._later.pop(0)[1]()

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import ray
 from made_dataset import experiment
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 
 from xray_det import storage
 from xray_det.data.annotations import Selection
@@ -22,7 +24,7 @@ from xray_det.orchestrate.run_folder import RunFolder
 from xray_det.orchestrate.sweep import sweep
 from xray_det.orchestrate.trainer import train
 from xray_det.orchestrate.tuner import run_tuner
-from xray_det.tracking.journal import Journal
+from xray_det.tracking.journal import Journal, read_points
 from xray_det.train.phase import Phase
 
 LAMBDAS = (0.0, 0.3, 0.7, 1.0)
@@ -67,7 +69,22 @@ def drive_endless(dataset: str, out: str) -> None:
     train(replace(made(dataset, out, name="endless"), phases=phases))
 
 
-def drive_stopped(dataset: str, out: str, seconds: str) -> None:
+class StopsWhatTrains(FIFOScheduler):
+    """Stops trials once a training has made a few steps."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__()
+        self._run = run
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        with suppress(FileNotFoundError):
+            if len(read_points(self._run).get("train/loss", {})) >= 2:
+                for trial in tune_controller.get_live_trials():
+                    tune_controller.request_stop_trial(trial)
+        return super().choose_trial_to_run(tune_controller)
+
+
+def drive_stopped(dataset: str, out: str) -> None:
     """Ray Tune stops a trial in the midst of its training; how long until all is given back?"""
     connect()
     everything = ray.cluster_resources()["CPU"]
@@ -77,9 +94,8 @@ def drive_stopped(dataset: str, out: str, seconds: str) -> None:
     def trial(_: dict[str, Any]) -> None:
         train(endless)
 
-    run_tuner(
-        RunFolder.open(f"{out}/sweep", {}), trial, {}, tune.TuneConfig(time_budget_s=float(seconds)), concurrent=1
-    )
+    settings = tune.TuneConfig(scheduler=StopsWhatTrains(endless.folder))
+    run_tuner(RunFolder.open(f"{out}/sweep", {}), trial, {}, settings, concurrent=1)
     stopped = time.monotonic()
     while ray.available_resources().get("CPU", 0.0) < everything and time.monotonic() < stopped + 300:
         time.sleep(0.5)
