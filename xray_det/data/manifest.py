@@ -89,6 +89,13 @@ class Manifest:
         """The first of these splits that holds images; None (all images) where none does."""
         return next((name for name in names if self.splits.get(name)), None)
 
+    def check_split(self, split: str | None) -> None:
+        """Refuse a split that the dataset has not; None stands for all images."""
+        if split is not None and split not in self.splits:
+            raise InputError(
+                f"{self.name}: split", f"{split!r} is none of {sorted(self.splits)}", "Choose one of these"
+            )
+
     @cached_property
     def n_images(self) -> np.ndarray:
         """``image_counts`` as int64 [C]."""

@@ -4,12 +4,13 @@ import errno
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xray_det import storage
@@ -51,6 +52,15 @@ def write_tables(tables: Iterable[pa.Table], schema: pa.Schema, uri: str) -> Non
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     fs, path = storage.locate(uri)
     return pq.read_table(path, filesystem=fs, columns=columns, partitioning=None)
+
+
+def read_split(uri: str, columns: Sequence[str], split: str | None) -> pa.Table:
+    """Columns of a shard's images of one split: None, all of them; "", those of a source without splits."""
+    if split is None:
+        return read_table(uri, list(columns))
+    table = read_table(uri, [*columns, "split"])
+    column = table.column("split")
+    return table.filter(pc.equal(column, split) if split else pc.is_null(column)).select(list(columns))
 
 
 def write_shard(table: pa.Table, uri: str, *, packed: bool = False) -> None:
