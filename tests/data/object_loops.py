@@ -22,7 +22,7 @@ LOW, HIGH = st.integers(0, 3), st.integers(12, 20)
 BOX = st.tuples(LOW, LOW, HIGH, HIGH)
 #: Boxes with one of these are no objects.
 NONE = [BoxFlag.CROWD, BoxFlag.GROUP_OF, BoxFlag.DIFFICULT, BoxFlag.IGNORE, BoxFlag.REPEAT, BoxFlag.NO_AREA]
-FLAG = st.sampled_from([0, 0, 0, BoxFlag.OCCLUDED, BoxFlag.DEPICTION]) | st.sampled_from(NONE)
+FLAG = st.sampled_from([*[0] * 10, BoxFlag.OCCLUDED, BoxFlag.DEPICTION, *NONE])
 LABELS = st.lists(st.integers(0, C - 1), min_size=1, max_size=3, unique=True)
 IMAGES = st.lists(st.lists(st.tuples(BOX, FLAG, LABELS), max_size=7), max_size=4)
 

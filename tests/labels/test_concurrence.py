@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from xray_det.errors import InputError
-from xray_det.labels.concurrence import Concurrence, PairCounts
+from xray_det.labels.concurrence import Concurrence, PairCounts, share_interval
 
 C = 4
 #: objects [C], and a dense table [C, C] of which no entry is above its row's objects.
@@ -81,6 +81,16 @@ def test_none_at_all() -> None:
     empty = PairCounts.summed(np.zeros(0, int), *(np.zeros(0, int),) * 3)
     assert Concurrence.of(empty, ancestors=np.zeros((0, 0), bool)).dense().shape == (0, 0)
     assert not Concurrence.of(sparse(np.zeros(C, np.int64), np.zeros((C, C), np.int64))).dense().any()
+
+
+@given(st.integers(1, 1000).flatmap(lambda total: st.tuples(st.integers(1, total), st.just(total))))
+def test_intervals_end_where_the_share_is_196_deviations_away(share: tuple[int, int]) -> None:
+    count, total = (np.array([number]) for number in share)
+    low, high = share_interval(count, total)
+    assert 0 <= low < count / total <= high <= 1 + 1e-12
+    for end in (low, high):  # Wilson's defining equation: the deviation is that of a true share at the end
+        away = abs(count / total - end)
+        np.testing.assert_allclose(away, 1.959964 * np.sqrt(abs(end * (1 - end)) / total), rtol=1e-6, atol=1e-7)
 
 
 def rates(row: list[int], column: list[int], rate: list[float]) -> Concurrence:

@@ -16,6 +16,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ from xray_det.data.schema import SHARD
 from xray_det.errors import InputError
 from xray_det.labels.concurrence import PairCounts
 
+#: From which overlap two boxes are one object, unless told otherwise (methods.md 3).
+IOU: Final = 0.9
 _JOB = 16_384  # images at a time: enough for whole-array work, about 100 MB
 
 
@@ -59,6 +62,16 @@ class Survey:
             boxes=self.boxes + other.boxes,
             lacking=self.lacking + other.lacking,
         )
+
+    def table(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Ints]:
+        """The pairs of classes that meet at any threshold: first, second int32 [nnz]; their counts int64 [T, nnz]."""
+        classes = len(self.boxes)
+        keys = [pairs.first.astype(np.int64) * classes + pairs.second for pairs in self.pairs]
+        widest = int(np.argmin(self.thresholds))  # has the pairs of all others
+        counts = np.zeros((len(keys), len(keys[widest])), np.int64)
+        for row, pairs in enumerate(self.pairs):
+            counts[row, np.searchsorted(keys[widest], keys[row])] = pairs.count
+        return self.pairs[widest].first, self.pairs[widest].second, counts
 
     @classmethod
     def of(cls, places: Places, thresholds: tuple[float, ...], ancestors: Bools) -> "Survey":
@@ -91,7 +104,7 @@ def count(
     maps: Sequence[npt.NDArray[np.int32]],
     num_classes: int,
     *,
-    iou: float = 0.9,
+    iou: float = IOU,
     undo: Bools | None = None,
     progress: bool = False,
 ) -> PairCounts:
@@ -138,7 +151,7 @@ def survey(
     """
     classes = len(ancestors)
     if not thresholds or not all(0 < threshold <= 1 for threshold in thresholds):
-        raise InputError("iou", f"{', '.join(map(str, thresholds))} is not in (0, 1]", "Give the default, 0.9")
+        raise InputError("iou", f"{', '.join(map(str, thresholds))} is not in (0, 1]", f"Give the default, {IOU}")
     if len(maps) != len(selections):
         raise InputError("maps", f"{len(maps)} for {len(selections)} selections", "Give one a selection")
     jobs = []

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xray_det.data.concurrence import IOU
 from xray_det.data.counting import MOST_AN_IMAGE, Statistics
+from xray_det.data.label_report import AT, LabelReport
+from xray_det.labels.concurrence import share_interval
 from xray_det.labels.frequency import bands, imbalance_magnitude, ranked
 
 if TYPE_CHECKING:
@@ -52,6 +55,41 @@ def long_tail(counts: Mapping[str, NDArray[np.integer]], names: Mapping[str, Seq
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left" if len(counts) == 1 else "upper right", fontsize=8)
     return figure
+
+
+def confusions(report: LabelReport, shown: int = 30) -> "Figure":
+    """Confused pairs of classes with their rates, and parents that lack a leaf (paper 002, Fig. 3a and 3b).
+
+    Pairs stand by the low end of their rate's 95 % interval, which is drawn, so that few objects do not come first.
+    """
+    from matplotlib.figure import Figure
+
+    names, objects = report.manifest.space.names, report.objects
+    low, high = share_interval(report.counts[AT], objects[report.first])
+    pairs = np.flatnonzero(~report.hierarchical & (report.counts[AT] > 0))
+    pairs = pairs[np.argsort(-low[pairs], kind="stable")][:shown]
+    parents = report.parents[:shown]
+    figure = Figure(figsize=(13, 1.5 + 0.22 * max(len(pairs), len(parents), 5)), layout="constrained")
+    figure.suptitle(f"{report.manifest.name}: classes that stand on one object (IoU of at least {IOU})")
+    left, right = figure.subplots(1, 2)
+    rate = report.rates[pairs]
+    labels = [f"{names[report.first[p]]} → {names[report.second[p]]} ({objects[report.first[p]]:,})" for p in pairs]
+    _shares(left, labels, rate)
+    left.errorbar(rate, range(len(pairs)), xerr=[rate - low[pairs], high[pairs] - rate], fmt="none", ecolor="0.3", lw=1)
+    left.set(xlabel="share of the objects of the first class that is also labelled the second", title="confused pairs")
+    boxes = report.found.boxes[parents]
+    labels = [f"{names[row]} ({number:,})" for row, number in zip(parents, boxes, strict=True)]
+    _shares(right, labels, report.found.lacking[AT, parents] / boxes)
+    right.set(xlabel="share of the boxes without a more specific label", title="parents without a leaf")
+    return figure
+
+
+def _shares(axes: Any, labels: Sequence[str], shares: NDArray[np.floating]) -> None:
+    """Shares as horizontal bars, the first on top."""
+    axes.barh(range(len(labels)), shares, alpha=0.7)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(max(len(labels), 1) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
 
 
 def histograms(name: str, statistics: Statistics) -> "Figure":

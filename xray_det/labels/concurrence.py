@@ -141,6 +141,19 @@ class Concurrence:
         return out
 
 
+def share_interval(
+    count: npt.NDArray[np.integer], total: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Wilson's 95 % interval of the shares count / total, low and high: 3 of 3 may be a share of 0.44.
+
+    Ranked by the low end, rates of few objects do not come before those of many.
+    """
+    z = 1.959964  # of the normal distribution
+    middle = count + z**2 / 2
+    half = z * np.sqrt(count * (1 - count / total) + z**2 / 4)
+    return (middle - half) / (total + z**2), (middle + half) / (total + z**2)
+
+
 def _related(ancestors: Bools, num_classes: int) -> Bools:
     if ancestors.shape != (num_classes, num_classes) or ancestors.dtype != bool:
         problem = f"{ancestors.dtype} {ancestors.shape} is not bool [{num_classes}, {num_classes}]"
