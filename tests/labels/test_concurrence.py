@@ -87,7 +87,7 @@ def test_none_at_all() -> None:
 def test_intervals_end_where_the_share_is_196_deviations_away(share: tuple[int, int]) -> None:
     count, total = (np.array([number]) for number in share)
     low, high = share_interval(count, total)
-    assert 0 <= low < count / total <= high <= 1 + 1e-12
+    assert 0 <= low < count / total <= high <= 1 + 1e-15
     for end in (low, high):  # Wilson's defining equation: the deviation is that of a true share at the end
         away = abs(count / total - end)
         np.testing.assert_allclose(away, 1.959964 * np.sqrt(abs(end * (1 - end)) / total), rtol=1e-6, atol=1e-7)

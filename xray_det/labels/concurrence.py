@@ -149,9 +149,10 @@ def share_interval(
     Ranked by the low end, rates of few objects do not come before those of many.
     """
     z = 1.959964  # of the normal distribution
-    middle = count + z**2 / 2
-    half = z * np.sqrt(count * (1 - count / total) + z**2 / 4)
-    return (middle - half) / (total + z**2), (middle + half) / (total + z**2)
+    share = count / total
+    middle, half = count + z**2 / 2, z * np.sqrt(count * (1 - share) + z**2 / 4)
+    low, high = (middle - half) / (total + z**2), (middle + half) / (total + z**2)
+    return np.minimum(low, share), np.maximum(high, share)  # a share of 1 is not above its interval by rounding
 
 
 def _related(ancestors: Bools, num_classes: int) -> Bools:
