@@ -32,7 +32,8 @@ def test_rows_are_those_of_the_shards_in_order(tmp_path: Path) -> None:
     for row, found in zip(rows, annotations.take(rows).to_pylist(), strict=True):
         assert found["dataset"] == int(row >= 6)
         assert found["path"] == expected[row]["image"]["path"]
-        for name in ("width", "height", "boxes", "flags", "labels", "verified_positive", "verified_negative"):
+        verified = ("verified_positive", "verified_negative", "not_exhaustive")
+        for name in ("width", "height", "boxes", "flags", "labels", *verified):
             assert found[name] == expected[row][name], name
 
 

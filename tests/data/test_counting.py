@@ -37,6 +37,7 @@ def random_rows(seed: int, images: int) -> list[dict[str, Any]]:
                 "labels": [sorted(rng.choice(C, rng.integers(1, 4), replace=False).tolist()) for _ in range(n)],
                 "verified_positive": [],
                 "verified_negative": [],
+                "not_exhaustive": [],
             }
         )
     return rows

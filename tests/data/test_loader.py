@@ -236,8 +236,12 @@ def test_targets_against_a_plain_reading_of_the_rows(made: tuple[Loader, list[di
             else:
                 present = own | {int(table[label]) for label in row["verified_positive"]}
                 absent = {int(table[label]) for label in row["verified_negative"]}
-                known = present | absent | set().union(*(ABOVE.get(c, set()) for c in present))
-                known |= set().union(*(below[c] for c in absent))
+                unclear = {int(table[label]) for label in row["not_exhaustive"]}
+                present -= unclear
+                known = set().union(*(ABOVE.get(c, set()) for c in present))
+                known -= set().union(*(ABOVE.get(c, set()) for c in unclear))
+                known |= present | absent | set().union(*(below[c] for c in absent))
+                known -= unclear
             assert set(np.flatnonzero(batch.targets.absence_known[image])) == known
         assert image_boxes == expected_image
         assert batch.targets.counts == tuple(expected_image.count(image) for image in range(7))

@@ -54,6 +54,7 @@ def table(rows: int, **columns: object) -> pa.Table:
         "labels": [[[0], [1, 2]][: k % 3] for k in range(rows)],
         "verified_positive": [[1]] * rows,
         "verified_negative": [[]] * rows,
+        "not_exhaustive": [[]] * rows,
     }
     return pa.table(made | columns, schema=SHARD)
 
@@ -86,6 +87,7 @@ def test_the_hash_is_of_rows_however_they_are_cut() -> None:
         {"labels": [[[0, 1], [2]][: k % 3] for k in range(12)]},  # the same numbers, grouped otherwise
         {"boxes": [[[0, 0, 1 + j, 2.5] for j in range(k % 3)] for k in range(12)]},
         {"verified_positive": [[]] * 12, "verified_negative": [[1]] * 12},
+        {"not_exhaustive": [[1]] * 12},
         {"visible_boxes": [[[0, 0, 1, 2]] * (k % 3) if k % 4 else None for k in range(12)]},
         {"image_id": [f"i{k}" for k in range(11)] + ["i1x"]},
     ],

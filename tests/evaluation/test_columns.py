@@ -35,6 +35,7 @@ def published(rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
         "labels": [],
         "verified_positive": [],
         "verified_negative": [],
+        "not_exhaustive": [],
         "defects": [],
     }
     return pa.RecordBatch.from_pylist([default | row for row in rows], schema=PUBLISHED)
@@ -122,6 +123,7 @@ def shard(rows: Sequence[dict[str, Any]]) -> pa.Table:
         "labels": [],
         "verified_positive": [],
         "verified_negative": [],
+        "not_exhaustive": [],
     }
     return pa.Table.from_pylist([default | row for row in rows], schema=SHARD)
 

@@ -1,6 +1,7 @@
 """The three rules against loops that follow methods word by word, and hand-made cases."""
 
 import pickle
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -44,6 +45,22 @@ def test_a_dataset_knows_what_it_labels_and_an_image_what_was_verified() -> None
     assert boxed.tolist() == [rows("woman", "person").tolist()]
 
 
+def test_of_a_class_that_is_not_exhaustively_boxed_nothing_is_known() -> None:
+    """Four images in which women and cars are boxed; there are more women than boxes."""
+    nothing, women = ragged([], [], [], []), ragged([2], [2], [2], [2])
+    verified = ragged([], [0], [], [])  # the second image: every person is boxed, as a person at least
+    absent = ragged([], [], [], [2])  # the fourth contradicts itself: unknown it stays
+    known = RULE.image_known(np.array([2, 2, 0, 2]), verified, absent, ragged([2, 4], [2, 4], [], [2, 4]), women)
+    assert known.tolist() == [
+        rows("car").tolist(),
+        rows("person", "car").tolist(),
+        rows("person", "car").tolist(),  # a dataset that boxes every person; of women it never knew
+        rows("car").tolist(),
+    ]
+    plain = RULE.image_known(np.array([2] * 4), verified, nothing, ragged([2], [2], [2], [2]))
+    assert plain[0].tolist() == rows("woman", "person").tolist()
+
+
 def test_a_box_teaches_its_ancestors_and_leaves_its_descendants_open() -> None:
     labels = np.stack([rows("man"), rows("person"), rows("man", "person"), rows("face"), rows("boy", "car")])
     image_known = np.stack([LABELLED[0], LABELLED[1]])
@@ -84,10 +101,14 @@ def test_a_region_says_nothing_of_the_classes_it_may_hold() -> None:
     ]
 
 
+Lists: TypeAlias = list[list[int]]
+Scene: TypeAlias = tuple[Supervision, np.ndarray, Lists, Lists, Lists, list[tuple[int, set[int]]]]
+
+
 @st.composite
 def scenes(
     draw: st.DrawFn,
-) -> tuple[Supervision, np.ndarray, list[list[int]], list[list[int]], list[tuple[int, set[int]]]]:
+) -> Scene:
     count = draw(st.integers(1, 7))
     classes = st.integers(0, count - 1)
     # Edges go from a higher to a lower row, so there is no cycle.
@@ -107,25 +128,28 @@ def scenes(
     )
     dataset = np.array(draw(st.lists(st.integers(0, 2), min_size=1, max_size=4)))
     some = st.lists(classes, max_size=3)
-    positive, negative = [draw(some) for _ in dataset], [draw(some) for _ in dataset]
+    positive, negative, unclear = ([draw(some) for _ in dataset] for _ in range(3))
     boxes = draw(st.lists(st.tuples(st.integers(0, len(dataset) - 1), st.sets(classes, min_size=1)), max_size=5))
-    return rule, dataset, positive, negative, boxes
+    return rule, dataset, positive, negative, unclear, boxes
 
 
 @given(scenes())
 @settings(deadline=None)
 def test_every_entry_follows_the_rules_one_at_a_time(
-    scene: tuple[Supervision, np.ndarray, list[list[int]], list[list[int]], list[tuple[int, set[int]]]],
+    scene: Scene,
 ) -> None:
-    rule, dataset, positive, negative, boxes = pickle.loads(pickle.dumps(scene))
-    known = rule.image_known(dataset, ragged(*positive), ragged(*negative))
+    rule, dataset, positive, negative, unclear, boxes = pickle.loads(pickle.dumps(scene))
+    known = rule.image_known(dataset, ragged(*positive), ragged(*negative), None, ragged(*unclear))
     assert known.dtype == bool
     above = rule.ancestors
     for b, d in enumerate(dataset):
+        complete = set(positive[b]) - set(unclear[b])
         for c in range(rule.num_classes):
-            present = any(p == c or above[p, c] for p in positive[b])
-            absent = any(n == c or above[c, n] for n in negative[b])
-            assert known[b, c] == bool(rule.labelled[d, c] or present or absent)
+            itself = rule.labelled[d, c] or c in complete or c in negative[b]
+            more = any(above[u, c] for u in unclear[b])
+            spread = any(above[p, c] for p in complete) and not more
+            absent = any(above[c, n] for n in negative[b])
+            assert known[b, c] == (bool(itself or spread or absent) and c not in unclear[b])
 
     labels = np.array([[c in held for c in range(rule.num_classes)] for _, held in boxes], bool)
     labels = labels.reshape(len(boxes), rule.num_classes)

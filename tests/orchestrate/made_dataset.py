@@ -56,6 +56,7 @@ def write_dataset(folder: Path, *, name: str = "squares", images: int = 24, side
                 "labels": labels,
                 "verified_positive": [],
                 "verified_negative": [],
+                "not_exhaustive": [],
             }
         )
     (folder / "shards").mkdir()

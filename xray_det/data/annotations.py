@@ -28,9 +28,9 @@ from xray_det.data.sampling import ImageClasses
 from xray_det.data.schema import SHARD
 from xray_det.errors import InputError
 
-_LAYOUT = 1  # of the cached file; part of its name
+_LAYOUT = 2  # of the cached file; part of its name
 _PLAIN = ("image_id", "offset", "length", "width", "height")
-_RAGGED = ("boxes", "flags", "labels", "verified_positive", "verified_negative")
+_RAGGED = ("boxes", "flags", "labels", "verified_positive", "verified_negative", "not_exhaustive")
 _CHUNK = 200_000  # images at a time where a pass over all of them needs memory
 
 
@@ -73,7 +73,8 @@ class Annotations:
         manifests: one a selection.
         batch: the whole file as one record batch, mapped. Columns: ``dataset`` (int32, number of the selection),
             ``path``, and of schema.SHARD image_id, offset, length, width, height, boxes, flags, labels,
-            verified_positive, verified_negative (labels are still rows of the dataset's own class table).
+            verified_positive, verified_negative, not_exhaustive (labels are still rows of the dataset's own class
+            table).
     """
 
     path: Path

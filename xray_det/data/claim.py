@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FILE: Final = "source.json"
 _ANNOTATIONS: Final = {
     "coco": frozenset({".json"}),
+    "lvis": frozenset({".json"}),
     "open_images": frozenset({".csv", ".json"}),
     "voc": frozenset({".xml", ".txt"}),
 }

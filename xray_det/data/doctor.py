@@ -250,6 +250,7 @@ def _shard(
         "labels": chosen.labels,
         "verified_positive": rows.column("verified_positive"),
         "verified_negative": rows.column("verified_negative"),
+        "not_exhaustive": rows.column("not_exhaustive"),
     }
     return pa.table(columns, schema=SHARD)
 

@@ -32,7 +32,7 @@ class Manifest:
 
     Attributes:
         name: the dataset's name, the value of the shards' ``dataset`` column.
-        format: the published format it was read from: coco, open_images or voc.
+        format: the published format it was read from: coco, lvis, open_images or voc.
         fingerprint: 16 hex digits over the class table, the hierarchy, every annotation and every image's bytes, in
             order. It says what the data are, not where they lie: the same release ingested on another machine, with
             other parallelism, packed or not, under another name, has the same one. Whoever caches *paths* needs
@@ -40,7 +40,7 @@ class Manifest:
         space: the classes as published; a label in the shards is a row of it.
         hierarchy: the published class hierarchy, if there is one.
         exhaustive: every class of ``space`` is annotated in every image; False: only image-level labels tell what
-            is absent (Open Images).
+            is absent (Open Images, LVIS).
         images: images in the shards.
         boxes: the published boxes of these images: with flagged ones, and one box under two labels counted twice.
         splits: images by split; images of a source without splits count under "".

@@ -41,7 +41,7 @@ REGION: Final = BoxFlag.CROWD | BoxFlag.GROUP_OF | BoxFlag.DIFFICULT | BoxFlag.I
 #: Kept for counting and evaluation, never shown to a model.
 NOT_TRAINED: Final = BoxFlag.REPEAT | BoxFlag.NO_AREA
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 def _boxes(number: pa.DataType) -> pa.DataType:
@@ -62,6 +62,7 @@ PUBLISHED: Final = pa.schema(
         pa.field("labels", pa.list_(pa.int32()), nullable=False),  # one row number of the class table a box
         pa.field("verified_positive", pa.list_(pa.int32()), nullable=False),  # image-level labels, else empty
         pa.field("verified_negative", pa.list_(pa.int32()), nullable=False),
+        pa.field("not_exhaustive", pa.list_(pa.int32()), nullable=False),  # classes whose boxes are not all drawn
         pa.field("defects", pa.list_(pa.string()), nullable=False),  # defect.Defect or `kind: detail`, by the reader
     ]
 )
@@ -85,6 +86,7 @@ SHARD: Final = pa.schema(
         pa.field("labels", pa.list_(pa.list_(pa.int32())), nullable=False),  # one or more a box
         pa.field("verified_positive", pa.list_(pa.int32()), nullable=False),
         pa.field("verified_negative", pa.list_(pa.int32()), nullable=False),
+        pa.field("not_exhaustive", pa.list_(pa.int32()), nullable=False),
     ]
 )
 

@@ -53,7 +53,11 @@ def targets(
     own = speaks[label_box]
     boxed = labels[own], np.cumsum([0, *np.bincount(image[label_box[own]], minlength=count)])
     absence_known = supervision.image_known(
-        dataset, verified("verified_positive"), verified("verified_negative"), boxed
+        dataset,
+        verified("verified_positive"),
+        verified("verified_negative"),
+        boxed,
+        verified("not_exhaustive"),
     )
     positive, known = supervision.box_targets(multi_hot[kept], image[kept], absence_known)
     region = region[kept]

@@ -7,7 +7,7 @@ x1 + width - x1 is not always the width in float64, and a box of 32 x 32 must st
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -40,6 +40,7 @@ class Truth:
         area: float64 [N], the published object area, else width x height.
         flags: uint16 [N], schema.BoxFlag.
         verified: int64 [V, 3], verified image-level labels: image, label, 1 present or 0 absent.
+        not_exhaustive: int64 [W, 2], image and label: the image holds more objects of the class than boxes.
         exhaustive: every class is annotated in every image; else only verified labels and boxes tell.
         normalized: boxes are fractions of the image.
     """
@@ -55,6 +56,7 @@ class Truth:
     area: Floats
     flags: NDArray[np.uint16]
     verified: Ints
+    not_exhaustive: Ints = field(default_factory=lambda: np.empty((0, 2), np.int64))
     exhaustive: bool
     normalized: bool
 
@@ -237,6 +239,8 @@ def with_image_labels(truth: Truth, verified: Ints, extra_images: tuple[str, ...
     order, place = _image_order(ids)
     both = np.concatenate([truth.verified, verified])
     both[:, 0] = place[both[:, 0]]
+    unclear = truth.not_exhaustive.copy()
+    unclear[:, 0] = place[unclear[:, 0]]
     image = place[truth.image]
     rows = np.argsort(image, kind="stable")
     unknown = np.full((len(extra_images), 2), np.nan)
@@ -252,6 +256,7 @@ def with_image_labels(truth: Truth, verified: Ints, extra_images: tuple[str, ...
         area=truth.area[rows],
         flags=truth.flags[rows],
         verified=both,
+        not_exhaustive=unclear,
     )
 
 
@@ -297,19 +302,23 @@ def _truth(
         sizes=sizes[by_image],
         area=area[by_image],
         flags=flags[by_image],
-        verified=_verified(table, place, np.asarray(rows)),
+        verified=np.concatenate(
+            [
+                np.insert(_image_labels(table, name, place, rows), 2, present, axis=1)
+                for name, present in (("verified_negative", 0), ("verified_positive", 1))
+            ]
+        ),
+        not_exhaustive=_image_labels(table, "not_exhaustive", place, rows),
         exhaustive=exhaustive,
         normalized=normalized,
     )
 
 
-def _verified(table: pa.Table, place: Ints, rows: NDArray[np.integer]) -> Ints:
-    columns = []
-    for name, present in (("verified_negative", 0), ("verified_positive", 1)):
-        image = place[np.repeat(np.arange(table.num_rows), _counts(table[name]))]
-        label = rows[_numbers(table[name]).astype(np.int64)].astype(np.int64)
-        columns.append(np.stack([image, label, np.full(len(label), present)], axis=1))
-    return np.concatenate(columns)
+def _image_labels(table: pa.Table, name: str, place: Ints, rows: NDArray[np.integer]) -> Ints:
+    """A column of image-level labels as (image, label), int64 [n, 2]."""
+    image = place[np.repeat(np.arange(table.num_rows), _counts(table[name]))]
+    label = rows[_numbers(table[name]).astype(np.int64)].astype(np.int64)
+    return np.stack([image, label], axis=1)
 
 
 def _image_order(ids: tuple[str, ...]) -> tuple[list[int], Ints]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +19,16 @@ from xray_det.labels.hierarchy import Hierarchy
 from xray_det.labels.space import Class, LabelSpace
 from xray_det.storage import read_json
 
+#: Formats that publish x, y, width and height, and a table of all classes.
+COCO_JSON: Final = ("coco", "lvis")
+
 
 def read_truth(paths: Sequence[Path], format: str = "auto") -> tuple[Truth, Source]:
     """Annotations in any layout that the readers know, unrepaired; no image is opened.
 
     Args:
         paths: a dataset's folder, or its annotation files.
-        format: ``coco``, ``open_images``, ``voc`` or ``auto``.
+        format: ``coco``, ``lvis``, ``open_images``, ``voc`` or ``auto``.
 
     Returns:
         The truth, and the reader it comes from. COCO's file names stand in ``paths``, so that detections which name
@@ -39,9 +43,9 @@ def read_truth(paths: Sequence[Path], format: str = "auto") -> tuple[Truth, Sour
         source.space,
         exhaustive=source.exhaustive,
         normalized=source.normalized,
-        widths=source.format == "coco",
+        widths=source.format in COCO_JSON,
     )
-    if source.format == "coco":
+    if source.format in COCO_JSON:
         names = _file_names(paths)
         truth = replace(truth, paths=tuple(names.get(i) for i in truth.image_ids))
     return truth, source
@@ -112,7 +116,7 @@ def _file_names(paths: Sequence[Path]) -> dict[str, str]:
     for file in coco_files([Path(p).expanduser().absolute() for p in paths]):
         for _, _, images in stream_arrays(file, {"images": TYPES["images"]}):
             for image in images:
-                name = PurePosixPath(image.file_name.replace("\\", "/")).as_posix()
+                name = PurePosixPath(image.published_name.replace("\\", "/")).as_posix()
                 if names.setdefault(str(image.id), name) != name:
                     shared.add(str(image.id))
     return {image_id: name for image_id, name in names.items() if image_id not in shared}

@@ -11,12 +11,21 @@ from xray_det.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Class:
-    """One class: its display name, the id it was published under (as text), and what else it is called."""
+    """One class.
+
+    Attributes:
+        name: its display name.
+        source_id: the id it was published under, as text.
+        super_category: what it was published under, if anything.
+        aliases: what else it is called.
+        frequency: LVIS: r, c or f, as its training set holds it rarely, commonly or frequently.
+    """
 
     name: str
     source_id: str
     super_category: str | None = None
     aliases: tuple[str, ...] = ()
+    frequency: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

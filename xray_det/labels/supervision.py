@@ -24,7 +24,8 @@ class Supervision:
 
     Args:
         labelled: bool [D, C]: dataset d annotates class c exhaustively, so that its absence is known. All false for a
-            dataset with verified image labels (Open Images): there only an image's own labels make absence known.
+            dataset with verified image labels (Open Images, LVIS): there only an image's own labels make absence
+            known.
         ancestors: bool [C, C]: ``[c, a]``, a is an ancestor of c (labels/hierarchy.py).
         positives_teach_all: a box is a negative for every class but its own, their ancestors and descendants, also
             for classes that its dataset does not annotate: a face is surely no car. Otherwise it is one only for
@@ -58,18 +59,22 @@ class Supervision:
         verified_positive: Ragged,
         verified_negative: Ragged,
         boxed: Ragged | None = None,
+        not_exhaustive: Ragged | None = None,
     ) -> Bools:
         """By image: is the absence of a class known outside the image's boxes? There its background is a negative.
 
         Known are the classes that the image's dataset annotates exhaustively, and those that were verified for the
         image: a class that is verified present has all its objects boxed, one that is verified absent has none. As in
-        the Open Images protocol, verified presence spreads to ancestors and verified absence to descendants.
+        the Open Images protocol, verified presence spreads to ancestors and verified absence to descendants. Of a
+        class that is not exhaustively boxed (LVIS) nothing is known outside the boxes, whatever else says so; nor, by
+        spreading, of its ancestors, since its other objects are theirs too.
 
         Args:
             dataset: [B], the image's dataset, a row of ``labelled``.
             verified_positive, verified_negative: B lists of unified classes.
             boxed: B lists of the classes of the image's own boxes; they count as verified present. Left out for
                 datasets whose boxes do not imply exhaustive boxes of their class.
+            not_exhaustive: B lists of the classes of which the image holds more objects than boxes.
 
         Returns:
             bool [B, C].
@@ -78,7 +83,10 @@ class Supervision:
         if boxed is not None:
             present |= self._dense(boxed)
         absent = self._dense(verified_negative)
-        known: Bools = self.labelled[dataset] | present | self._up(present) | absent | self._down(absent)
+        unclear = self._dense(not_exhaustive) if not_exhaustive is not None else np.zeros_like(present)
+        present &= ~unclear
+        spread = (self._up(present) & ~self._up(unclear)) | self._down(absent)
+        known: Bools = (self.labelled[dataset] | present | absent | spread) & ~unclear
         return known
 
     def box_targets(

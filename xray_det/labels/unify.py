@@ -78,8 +78,8 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def normalise(name: str) -> str:
-    """A name as it is compared: case folded, blanks trimmed and single."""
-    return " ".join(name.casefold().split())
+    """A name as it is compared: case folded, blanks trimmed and single; LVIS writes an underscore for a blank."""
+    return " ".join(name.casefold().replace("_", " ").split())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

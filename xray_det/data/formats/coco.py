@@ -1,4 +1,4 @@
-"""COCO JSON, and what is written like it: Objects365 v1 and v2, TACO, WIDER Pedestrian.
+"""COCO JSON, and what is written like it: Objects365 v1 and v2, LVIS, TACO, WIDER Pedestrian.
 
 One pass over each file deals images and annotations out to disk by image id, so that memory does not grow with the
 file; a second one puts the rows of an image together, bucket by bucket. Small datasets are one bucket and keep the
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xray_det.data.defect import Defect, noted
+from xray_det.data.formats import lvis
 from xray_det.data.formats.coco_json import ANNOTATIONS, IMAGES, TYPES, Category, annotation_rows, image_rows
 from xray_det.data.formats.image_finder import ImageFinder
 from xray_det.data.formats.json_stream import stream_arrays, top_level_arrays
@@ -33,7 +34,8 @@ class CocoSource:
     """A dataset in COCO JSON, one file a split; see ``source.Source``. All files are read once, when it is opened.
 
     Published ``iscrowd`` is CROWD, ``ignore`` IGNORE, Objects365's ``isfake`` DEPICTION; ``area`` is kept. Image ids
-    are text; where two splits share one, ids begin with the split's name.
+    are text; where two splits share one, ids begin with the split's name. Where images list absent classes the format
+    is ``lvis`` (lvis.py), and only annotations and these lists tell what an image holds.
 
     Args:
         path: the dataset's folder, or its JSON files.
@@ -41,12 +43,11 @@ class CocoSource:
 
     Raises:
         InputError: malformed or cut-off JSON, classes that share a name or differ between files, an annotation of an
-            unknown class or image, an image id that stands for two images, a file name that leaves the folder.
+            unknown class or image, an image id that stands for two images, a file name that leaves the folder. LVIS:
+            an image without its lists, an unknown class in one, an annotation of a class that is listed as absent.
     """
 
-    format = "coco"
     normalized = False
-    exhaustive = True
     hierarchy: Hierarchy | None = None
 
     def __init__(self, path: Path | Sequence[Path], *, images: bool = True) -> None:
@@ -62,6 +63,7 @@ class CocoSource:
         self._finder = ImageFinder(self.root, [file.parent for file in self._files]) if images else None
         size = sum(file.stat().st_size for file in self._files)
         self._count = min(max(1, size // _BUCKET_BYTES), _MOST_BUCKETS)
+        self.format, self.exhaustive = "coco", True  # until an image is read that lists absent classes
         folder = scratch_folder(self)
         self._images = Buckets(folder, "images", IMAGES, self._count)
         self._annotations = Buckets(folder, "annotations", ANNOTATIONS, self._count)
@@ -70,7 +72,7 @@ class CocoSource:
         tables = [self._read(number, file, codes) for number, file in enumerate(self._files)]
         self._images.close()
         self._annotations.close()
-        self.space = _class_table(self.name, list(zip(self._files, tables, strict=True)))
+        self.space = _class_table(self.name, list(zip(self._files, tables, strict=True)), self.format)
         self._row_of_code = self._resolve(codes)
         self._prefix = len(self._files) > 1 and self._ids_collide()
 
@@ -87,7 +89,9 @@ class CocoSource:
                 continue
             elif key == "images":
                 images += len(items)
-                rows = image_rows(items, number, first)
+                rows = image_rows(items, number, first, codes)
+                if any(rows[column].null_count < len(items) for column in lvis.LISTS):
+                    self.format, self.exhaustive = "lvis", False
                 self._images.add(rows, self._bucket(rows))
             else:
                 rows = annotation_rows(items, number, first, codes)
@@ -149,6 +153,7 @@ class CocoSource:
         area = annotations["area"].to_numpy()[order]
         flags = annotations["flags"].to_numpy()[order]
         labels = self._row_of_code[annotations["code"].to_numpy()[order]]
+        negative, not_exhaustive = self._lists(images, annotations, owner)
         for start in range(0, images.num_rows, rows):
             part = images.slice(start, rows)
             stop = start + part.num_rows
@@ -164,6 +169,8 @@ class CocoSource:
                 flags=flags[span],
                 labels=labels[span],
                 area=area[span],
+                negative=None if negative is None else negative[start:stop],
+                not_exhaustive=None if not_exhaustive is None else not_exhaustive[start:stop],
                 defects=defects,
             )
 
@@ -216,6 +223,31 @@ class CocoSource:
                 )
         return owner
 
+    def _lists(
+        self, images: pa.Table, annotations: pa.Table, owner: np.ndarray
+    ) -> tuple[pa.ListArray | None, pa.ListArray | None]:
+        """Absent and not exhaustively annotated classes of each image; None where the dataset has no such lists.
+
+        Raises:
+            InputError: an image lacks them, they hold an unknown class, or an annotation is of an absent one.
+        """
+        if self.exhaustive:
+            return None, None
+        negative, not_exhaustive = (
+            lvis.class_lists(images, column, self._row_of_code, self._ids_of_codes, self._files)
+            for column in lvis.LISTS
+        )
+        labels = self._row_of_code[annotations["code"].to_numpy()]
+        absent = np.flatnonzero(lvis.listed_absent(negative, owner, labels))
+        if len(absent):
+            row = annotations.slice(int(absent[0]), 1).to_pylist()[0]
+            raise InputError(
+                f"{self._files[row['file']]}: annotations[{row['position']}]",
+                f"it is of category {self._ids_of_codes[row['code']]}, which its image lists in neg_category_ids",
+                "Remove the annotation, or take the category out of the list",
+            )
+        return negative, not_exhaustive
+
     def _named(self, images: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array, list[list[str]] | None]:
         """Ids, splits, paths and defects of some images."""
         file, ids, names = (images[column].combine_chunks() for column in ("file", "id", "file_name"))
@@ -236,27 +268,36 @@ class CocoSource:
         return ids, splits, pa.array(paths, pa.string()), defects
 
 
-def _class_table(name: str, tables: Sequence[tuple[Path, list[Category]]]) -> LabelSpace:
+def _class_table(name: str, tables: Sequence[tuple[Path, list[Category]]], format: str) -> LabelSpace:
     """The classes of all files, in the first one's order; blanks around a name are dropped.
 
     Raises:
-        InputError: two categories share a name or an id, within a file or between two.
+        InputError: two categories share a name or an id, within a file or between two; an unknown frequency.
     """
     classes: dict[str, Class] = {}
     names: dict[str, str] = {}
     for file, categories in tables:
         own = tuple(
-            Class(name=c.name.strip(), source_id=str(c.id), super_category=(c.supercategory or "").strip() or None)
+            Class(
+                name=c.name.strip(),
+                source_id=str(c.id),
+                super_category=(c.supercategory or "").strip() or None,
+                frequency=lvis.frequency(c, file) if format == "lvis" else None,
+            )
             for c in categories
         )
         for one in LabelSpace(name=str(file), classes=own).classes:
             before = classes.setdefault(one.source_id, one)
-            if before.name != one.name or names.setdefault(one.name, one.source_id) != one.source_id:
-                raise InputError(
-                    f"{file}: categories",
-                    f"{one.name!r} has the id {one.source_id}, another file of the dataset says otherwise",
-                    "Use the same classes in every file",
-                )
+            says = f"the id {one.source_id}"
+            if before.name == one.name and names.setdefault(one.name, one.source_id) == one.source_id:
+                if before.frequency == one.frequency:
+                    continue
+                says = f"the frequency {one.frequency}"
+            raise InputError(
+                f"{file}: categories",
+                f"{one.name!r} has {says}, another file of the dataset says otherwise",
+                "Use the same classes in every file",
+            )
     return LabelSpace(name=name, classes=tuple(classes.values()))
 
 

@@ -20,14 +20,24 @@ class Category(msgspec.Struct, gc=False):
     id: int | str
     name: str
     supercategory: str | None = None
+    frequency: Any = None  # LVIS: r, c or f; elsewhere it may be anything
 
 
 class Image(msgspec.Struct, gc=False):
     id: int | str
     file_name: str = ""
     im_name: str = ""  # what CityPersons calls it
+    coco_url: Any = None  # LVIS has nothing else; elsewhere it may be anything
     width: Number = None
     height: Number = None
+    neg_category_ids: list[int | str] | None = None  # LVIS
+    not_exhaustive_category_ids: list[int | str] | None = None
+
+    @property
+    def published_name(self) -> str:
+        """The file name, or the end of the address with the folder that COCO unpacks to; empty where there is none."""
+        address = self.coco_url if isinstance(self.coco_url, str) else ""
+        return self.file_name or self.im_name or "/".join(address.split("/")[-2:])
 
 
 class Annotation(msgspec.Struct, gc=False):
@@ -52,6 +62,8 @@ IMAGES: Final = pa.schema(
         ("file_name", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("negative", pa.list_(pa.int32())),  # codes as in ANNOTATIONS; null where none is published
+        ("not_exhaustive", pa.list_(pa.int32())),
     ]
 )
 ANNOTATIONS: Final = pa.schema(
@@ -82,16 +94,21 @@ def _key(identity: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def image_rows(images: Sequence[Image], file: int, first: int) -> pa.RecordBatch:
-    """Rows of IMAGES for the images ``first``, ``first + 1``, … of a file."""
+def image_rows(images: Sequence[Image], file: int, first: int, codes: "defaultdict[int | str, int]") -> pa.RecordBatch:
+    """Rows of IMAGES for the images ``first``, ``first + 1``, … of a file.
+
+    ``codes`` gives a category id its number and grows with new ones.
+    """
     return pa.RecordBatch.from_arrays(
         [
             pa.array(keys_of([image.id for image in images])),
             *_place(len(images), file, first),
             pa.array([str(image.id) for image in images], pa.string()),
-            pa.array([image.file_name or image.im_name for image in images], pa.string()),
+            pa.array([image.published_name for image in images], pa.string()),
             _pixels([image.width for image in images]),
             _pixels([image.height for image in images]),
+            _lists([image.neg_category_ids for image in images], codes),
+            _lists([image.not_exhaustive_category_ids for image in images], codes),
         ],
         schema=IMAGES,
     )
@@ -100,7 +117,7 @@ def image_rows(images: Sequence[Image], file: int, first: int) -> pa.RecordBatch
 def annotation_rows(
     annotations: Sequence[Annotation], file: int, first: int, codes: "defaultdict[int | str, int]"
 ) -> pa.RecordBatch:
-    """Rows of ANNOTATIONS likewise. ``codes`` gives a category id its number and grows with new ones."""
+    """Rows of ANNOTATIONS likewise."""
     n = len(annotations)
     sides = np.fromiter(chain.from_iterable([a.bbox for a in annotations]), np.float64, 4 * n).reshape(n, 4)
     area = np.array([a.area for a in annotations], np.float64)  # None becomes NaN
@@ -133,6 +150,12 @@ def _flags(annotations: Sequence[Annotation]) -> np.ndarray:
 
 def _place(n: int, file: int, first: int) -> list[pa.Array]:
     return [pa.array(np.full(n, file, np.int16)), pa.array(np.arange(first, first + n))]
+
+
+def _lists(lists: Sequence[list[int | str] | None], codes: "defaultdict[int | str, int]") -> pa.Array:
+    """Lists of category ids as codes, null where there is none."""
+    coded = [None if ids is None else [codes[i] for i in ids] for ids in lists]
+    return pa.array(coded, pa.list_(pa.int32()))
 
 
 def _pixels(numbers: Sequence[Number]) -> pa.Array:

@@ -38,6 +38,7 @@ def published(
     visible: np.ndarray | None = None,
     positive: pa.Array | None = None,
     negative: pa.Array | None = None,
+    not_exhaustive: pa.Array | None = None,
     defects: pa.Array | Sequence[Sequence[str]] | None = None,
 ) -> pa.RecordBatch:
     """Rows of PUBLISHED for B images with N boxes in all.
@@ -52,7 +53,7 @@ def published(
             have one, width x height stands in for the others.
         visible: float64 [N, 4] or None.
         positive: list<int32> [B] image-level labels; None: empty.
-        negative: likewise.
+        negative, not_exhaustive: likewise.
         defects: B lists; None: empty.
     """
     images = len(offsets) - 1
@@ -80,6 +81,7 @@ def published(
             ragged(pa.array(labels.astype(np.int32, copy=False)), offsets),
             empty if positive is None else positive,
             empty if negative is None else negative,
+            empty if not_exhaustive is None else not_exhaustive,
             pa.array(defects if defects is not None else [[]] * images, pa.list_(pa.string())),
         ],
         schema=PUBLISHED,

@@ -24,11 +24,11 @@ class Source(Protocol):
 
     root: Path
     name: str  # of the dataset: its folder's
-    format: str  # coco, open_images or voc
+    format: str  # coco, lvis, open_images or voc
     space: LabelSpace  # classes as published, in published order
     hierarchy: Hierarchy | None
     normalized: bool  # boxes are fractions of the image
-    exhaustive: bool  # False: only verified image-level labels tell that a class is absent (Open Images)
+    exhaustive: bool  # False: only image-level labels tell that a class is absent (Open Images, LVIS)
     image_root: Path  # the rows' ``path`` is relative to it
 
     def batches(self, rows: int = 1024) -> Iterator[pa.RecordBatch]:
@@ -39,6 +39,7 @@ class Source(Protocol):
 #: Format -> how to open it, and which annotation files of it lie among some paths (never more than a few are opened).
 _FORMATS: dict[str, tuple[Callable[..., Source], Callable[[Sequence[Path]], list[Path]]]] = {
     "coco": (CocoSource, coco_files),
+    "lvis": (CocoSource, coco_files),
     "open_images": (OpenImagesSource, open_images_files),
     "voc": (VocSource, voc_files),
 }
@@ -50,27 +51,32 @@ def open_source(path: Path | str | Sequence[Path | str], format: str = "auto", *
 
     Args:
         path: its folder, or the annotation files of it that are meant.
-        format: ``coco`` (Objects365 too), ``open_images``, ``voc``, or ``auto``: known by its layout.
+        format: ``coco`` (Objects365 too), ``lvis``, ``open_images``, ``voc``, or ``auto``: known by its layout.
         images: find each image's file. Without, annotations are read alone and ``path`` is null in every row.
 
     Raises:
-        InputError: nothing there, a layout of no format or of several, annotations that cannot be understood.
+        InputError: nothing there, a layout of no format or of several or of another than named, annotations that
+            cannot be understood.
     """
     paths = given_paths(path)
-    if format == "auto":
-        format = detect(paths)
-    if format not in _FORMATS:
+    if format not in ("auto", *_FORMATS):
         raise InputError("format", f"{format!r} is not one of auto, {', '.join(_FORMATS)}", "Name one of them")
-    return _FORMATS[format][0](paths, images=images)
+    source = _FORMATS[detect(paths) if format == "auto" else format][0](paths, images=images)
+    if format not in ("auto", source.format):  # COCO JSON shows what it is when its images are read
+        raise InputError(source.root, f"its format is {source.format}, not {format}", f"Name {source.format} or auto")
+    return source
 
 
 def detect(paths: Sequence[Path]) -> str:
     """The format whose annotation files lie nearest to the root, by looking at names and first bytes.
 
+    LVIS counts as ``coco`` here: what tells them apart may stand anywhere in a file.
+
     Raises:
         InputError: there is none, or two lie where a dataset's annotations are expected.
     """
-    found = {name: files for name, (_, finder) in _FORMATS.items() if (files := finder(paths))}
+    finders = {name: finder for name, (_, finder) in _FORMATS.items() if name != "lvis"}
+    found = {name: files for name, finder in finders.items() if (files := finder(paths))}
     folders = [p for p in paths if p.is_dir()]
 
     def depth(file: Path) -> int:
