@@ -1,4 +1,4 @@
-"""Evaluate: a detector's weights on ingested datasets, by the COCO, Open Images and VOC protocols.
+"""Evaluate: a detector's weights on ingested datasets, by the COCO, Open Images, VOC and LVIS protocols.
 
     python experiments/evaluate.py ~/xray_det/runs/fod/phases/1/weights --data ~/xray_det/fod_a --json scores.json
     python experiments/evaluate.py WEIGHTS --data A B --split test --protocols coco --run ~/xray_det/runs/fod
@@ -12,7 +12,7 @@ against recall, average precision by frequency).
 evaluate/DATASET/PROTOCOL/METRIC; each further evaluation is the next step of these metrics.
 
 Detections of classes that a dataset does not annotate are left out. The COCO protocol counts every detection that meets
-no box as wrong; on data where only verified labels tell what is absent (Open Images) read the Open Images protocol.
+no box as wrong; on data where only verified labels tell what is absent (Open Images, LVIS) read their own protocol.
 
 Cost: predicting, then a second for 10,000 images.
 """
@@ -46,8 +46,8 @@ class Args:
     """Folders of ingested datasets."""
     split: str | None = None
     """Split to evaluate, "all" for every image. Unless given: val, else test, else every image."""
-    protocols: tuple[Literal["coco", "open_images", "voc"], ...] = ("coco", "open_images", "voc")
-    """What to score by."""
+    protocols: tuple[Literal["coco", "lvis", "open_images", "voc"], ...] = ()
+    """What to score by. Unless given: coco, open_images and voc, and lvis where a dataset was published so."""
     out: str | None = None
     """Folder for detections, scores and figures; WEIGHTS/evaluation/DATASET-SPLIT unless given."""
     json: Path | None = None
@@ -119,9 +119,12 @@ def split_of(folder: str, asked: str | None) -> str | None:
 def score(
     prediction: "Prediction", selection: "Selection", protocols: "tuple[Protocol, ...]", weights: str
 ) -> list[Scored]:
-    """A dataset under each protocol, with bands by the training images of the detector's own training data."""
+    """A dataset under each protocol, with bands by the training images of the detector's own training data.
+
+    Without protocols, all that every dataset can be scored by, and the dataset's own.
+    """
     from xray_det.data.manifest import Manifest
-    from xray_det.evaluation.assess import assess, trained_counts
+    from xray_det.evaluation.assess import assess, own_protocol, trained_counts
     from xray_det.evaluation.bands import by_band
     from xray_det.labels.frequency import bands
 
@@ -132,7 +135,8 @@ def score(
             f"{dataset.name}: the training data are not there; bands go by this dataset's own images", file=sys.stderr
         )
     counts = trained_counts(prediction.space, trained or [dataset], dataset)
-    results = {protocol: assess(prediction, selection, protocol) for protocol in protocols}
+    chosen = protocols or tuple(dict.fromkeys(("coco", "open_images", "voc", own_protocol(dataset))))
+    results = {protocol: assess(prediction, selection, protocol) for protocol in chosen}
     return [
         Scored(dataset=dataset.name, protocol=p, result=r, bands=by_band(r, bands(counts)), counts=counts)
         for p, r in results.items()

@@ -59,7 +59,7 @@ class Args:
 
     train: tuple[Path, ...] = ()
     """Published datasets (VOC, COCO/Objects365 or Open Images layout); none: the miniature."""
-    format: Literal["auto", "coco", "open_images", "voc"] = "auto"
+    format: Literal["auto", "coco", "lvis", "open_images", "voc"] = "auto"
     """Of the datasets, where the layout does not tell."""
     name: str = "quickstart"
     """Of the run: its folder, and its name in MLflow."""
@@ -274,7 +274,7 @@ def conclude(result: dict[str, Any], console: "Console") -> None:
     for column in table.columns[3:]:
         column.justify = "right"
     for row in result["rows"]:
-        overall = row["AP"] if row["protocol"] == "coco" else row["mAP"]
+        overall = row["AP"] if "AP" in row else row["mAP"]
         shown = (overall, row.get("AP50", overall), row["AP_head"], row["AP_middle"], row["AP_tail"])
         table.add_row(str(row["phase"]), row["dataset"], row["protocol"], *(f"{100 * value:.1f}" for value in shown))
     console.print(table)

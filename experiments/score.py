@@ -2,13 +2,14 @@
 
     python experiments/score.py coco --truth instances_val2017.json --detections results.json --json scores.json
     python experiments/score.py voc --truth VOC2012/Annotations --detections results.json --iou 0.5
+    python experiments/score.py lvis --truth lvis_v1_val.json --detections results.json
     python experiments/score.py open_images --truth challenge-2019-validation-detection-bbox.csv
         --image-labels challenge-2019-validation-detection-human-imagelabels.csv
         --hierarchy challenge-2019-label500-hierarchy.json --detections submission.csv
 
-Truth is read in any layout that the readers know (COCO and Objects365 JSON, Pascal VOC XML, Open Images CSV), whole
-folders or annotation files, in float64 and unrepaired; no image, model, Ray or MLflow is needed. Detections are COCO
-results JSON, Open Images CSV (ImageID,LabelName,Score,XMin,XMax,YMin,YMax) or this project's Parquet.
+Truth is read in any layout that the readers know (COCO, Objects365 and LVIS JSON, Pascal VOC XML, Open Images CSV),
+whole folders or annotation files, in float64 and unrepaired; no image, model, Ray or MLflow is needed. Detections are
+COCO results JSON, Open Images CSV (ImageID,LabelName,Score,XMin,XMax,YMin,YMax) or this project's Parquet.
 
 Images are matched by published id, else by file name without suffix; classes by published id, else by name. A COCO
 document with "images" and "categories" beside its scored "annotations" says itself what its ids mean: names decide.
@@ -43,7 +44,7 @@ class Score:
     json: Path | None = None
     """Write the numbers to this file too."""
     format: str = "auto"
-    """The truth's layout: coco, open_images, voc, or auto."""
+    """The truth's layout: coco, lvis, open_images, voc, or auto."""
     skip_unknown_classes: bool = False
     """Leave out detections of classes that the truth's class table does not have, as pycocotools does silently."""
 
@@ -53,6 +54,17 @@ class Coco(Score):
     """COCO's twelve numbers, equal to pycocotools': AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
 
     -1 stands for what has no truth. Crowds (and group-of boxes) are regions; difficult boxes are ordinary.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lvis(Score):
+    """LVIS's thirteen numbers, equal to lvis-api's: AP, AP50, AP75, APs, APm, APl, APr, APc, APf, AR@300, ARs@300,
+    ARm@300, ARl@300.
+
+    The 300 best detections of an image count, and of them those of classes that its annotations or neg_category_ids
+    speak of; where a class is not exhaustively annotated none is wrong. The truth is LVIS JSON: categories need their
+    frequency. -1 stands for what has no truth.
     """
 
 
@@ -92,6 +104,7 @@ class OpenImages(Score):
 
 Protocol = (
     Annotated[Coco, tyro.conf.subcommand("coco")]
+    | Annotated[Lvis, tyro.conf.subcommand("lvis")]
     | Annotated[Voc, tyro.conf.subcommand("voc")]
     | Annotated[OpenImages, tyro.conf.subcommand("open_images")]
 )
@@ -104,7 +117,7 @@ def score(args: Score) -> tuple["Result", list[str]]:
         The result, and lines on what was read, left out or converted.
     """
     from xray_det.data.formats.detections import read_detections
-    from xray_det.evaluation import coco, open_images, published, voc
+    from xray_det.evaluation import coco, lvis, open_images, published, voc
     from xray_det.evaluation.identity import align
 
     truth, source = published.read_truth(args.truth, args.format)
@@ -117,7 +130,7 @@ def score(args: Score) -> tuple["Result", list[str]]:
     detected, notes = align(
         read_detections(args.detections),
         truth,
-        open_classes=args.skip_unknown_classes or source.format != "coco",
+        open_classes=args.skip_unknown_classes or source.format not in published.COCO_JSON,
         open_images=isinstance(args, OpenImages) and source.format == "open_images",
     )
     notes.insert(0, _counts(truth, detected, source.format))
@@ -130,12 +143,14 @@ def score(args: Score) -> tuple["Result", list[str]]:
             truth, detected, ancestors=ancestors, iou=args.iou, group_of_weight=args.group_of_weight
         )
         return result, notes
+    if isinstance(args, Lvis):
+        return lvis.evaluate(truth, detected), notes
     return coco.evaluate(truth, detected), notes
 
 
 def report(result: "Result") -> dict[str, object]:
     """What ``--json`` writes."""
-    if result.protocol == "coco":
+    if result.protocol in ("coco", "lvis"):
         return dict(result.metrics)
     table = result.to_json()
     return {"mAP": table["mAP"], "per_class": table["per_class"]}

@@ -1,4 +1,4 @@
-"""Truth and detections from plain lists, for tests that make their own scenes."""
+"""Truth and detections from plain lists, for tests that make their own scenes; and what the reference tools say."""
 
 import contextlib
 import io
@@ -19,7 +19,10 @@ Row = Sequence[Any]
 
 
 def label_space(count: int) -> LabelSpace:
-    return LabelSpace(name="made", classes=tuple(Class(name=f"class {c}", source_id=str(c + 1)) for c in range(count)))
+    return LabelSpace(
+        name="made",
+        classes=tuple(Class(name=f"class {c}", source_id=str(c + 1), frequency="rcf"[c % 3]) for c in range(count)),
+    )
 
 
 def make_truth(
@@ -28,6 +31,7 @@ def make_truth(
     images: int,
     classes: int,
     verified: Sequence[tuple[int, int, int]] = (),
+    not_exhaustive: Sequence[tuple[int, int]] = (),
     exhaustive: bool = True,
     normalized: bool = False,
 ) -> Truth:
@@ -48,6 +52,7 @@ def make_truth(
         area=np.array(area, np.float64),
         flags=np.array([int(row[3]) for row in rows], np.uint16),
         verified=np.array(verified, np.int64).reshape(-1, 3),
+        not_exhaustive=np.array(not_exhaustive, np.int64).reshape(-1, 2),
         exhaustive=exhaustive,
         normalized=normalized,
     )

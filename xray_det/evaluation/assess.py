@@ -1,5 +1,6 @@
 """Detections of an ingested dataset against its own truth, over its own classes, by any protocol."""
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 import numpy as np
@@ -10,14 +11,14 @@ from xray_det.data import shards
 from xray_det.data.annotations import Selection
 from xray_det.data.manifest import Manifest
 from xray_det.data.schema import SHARD
-from xray_det.evaluation import coco, open_images, voc
-from xray_det.evaluation.columns import Truth, detected_from_table, truth_from_shards
+from xray_det.evaluation import coco, lvis, open_images, voc
+from xray_det.evaluation.columns import Detected, Truth, detected_from_table, truth_from_shards
 from xray_det.evaluation.result import Result
 from xray_det.inference.classes import dataset_rows
 from xray_det.inference.predict import Prediction
 from xray_det.labels.space import LabelSpace
 
-Protocol = Literal["coco", "voc", "open_images"]
+Protocol = Literal["coco", "lvis", "voc", "open_images"]
 _COLUMNS: Final = [
     name for name in SHARD.names if name not in ("image", "offset", "length", "dataset", "visible_boxes")
 ]
@@ -25,7 +26,7 @@ _COLUMNS: Final = [
 
 def own_protocol(manifest: Manifest) -> Protocol:
     """The protocol that a dataset's publishers use: that of its format."""
-    formats: dict[str, Protocol] = {"coco": "coco", "voc": "voc", "open_images": "open_images"}
+    formats: dict[str, Protocol] = {"coco": "coco", "lvis": "lvis", "voc": "voc", "open_images": "open_images"}
     return formats[manifest.format]
 
 
@@ -44,7 +45,8 @@ def assess(prediction: Prediction, selection: Selection, protocol: Protocol) -> 
     Classes that the detector has from elsewhere are left out; classes that it lacks score 0.
 
     Raises:
-        InputError: the prediction has no image of the selection, or the detector no class of the dataset.
+        InputError: the prediction has no image of the selection, or the detector no class of the dataset; LVIS's
+            protocol for classes without a frequency.
     """
     truth, manifest = truth_of(selection)
     rows = dataset_rows(prediction.space, manifest.space, manifest.name)
@@ -52,7 +54,12 @@ def assess(prediction: Prediction, selection: Selection, protocol: Protocol) -> 
     if protocol == "open_images":
         ancestors = manifest.hierarchy.ancestors(manifest.space) if manifest.hierarchy else None
         return open_images.evaluate(truth, detected, ancestors=ancestors)
-    return coco.evaluate(truth, detected) if protocol == "coco" else voc.evaluate(truth, detected)
+    evaluate: dict[str, Callable[[Truth, Detected], Result]] = {
+        "coco": coco.evaluate,
+        "lvis": lvis.evaluate,
+        "voc": voc.evaluate,
+    }
+    return evaluate[protocol](truth, detected)
 
 
 def trained_counts(space: LabelSpace, trained: list[Manifest], dataset: Manifest) -> np.ndarray:

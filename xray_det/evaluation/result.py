@@ -17,12 +17,12 @@ class Result:
     """The numbers of one protocol.
 
     Attributes:
-        protocol: ``coco``, ``voc`` or ``open_images``.
-        metrics: the protocol's own names and values. COCO's undefined values are -1, as pycocotools prints them;
-            the other protocols' are NaN.
+        protocol: ``coco``, ``lvis``, ``voc`` or ``open_images``.
+        metrics: the protocol's own names and values. COCO's and LVIS's undefined values are -1, as their own tools
+            print them; the other protocols' are NaN.
         space: the classes, in the order of ``ap``.
         ap: float64 [C], average precision a class; NaN where the truth has nothing to find.
-        curves: row of a class -> its curve (for COCO at IoU 0.5); classes without truth have none.
+        curves: row of a class -> its curve (for COCO and LVIS at IoU 0.5); classes without truth have none.
     """
 
     protocol: str

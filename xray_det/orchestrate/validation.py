@@ -98,7 +98,7 @@ def measure_experiment(weights: str, detections: str, journal: Journal, *, exper
             classes[key] = class_rows(result, counts)
             journal.figure(f"{dataset.name}_{protocol}_pr", precision_recall(result))
             if protocol == protocol_of_publishers:
-                own.append({"AP": found["AP"] if protocol == "coco" else found["mAP"], **found})
+                own.append({"AP": found["AP"] if "AP" in found else found["mAP"], **found})
     for name in ("AP", "AP_head", "AP_middle", "AP_tail"):
         values = [found[name] for found in own if not np.isnan(found[name])]
         metrics[f"val/{name}"] = float(np.mean(values)) if values else float("nan")
