@@ -51,7 +51,7 @@ def make_truth(
         sizes=sizes,
         area=np.array(area, np.float64),
         flags=np.array([int(row[3]) for row in rows], np.uint16),
-        verified=np.array(verified, np.int64).reshape(-1, 3),
+        verified=np.array(sorted(verified), np.int64).reshape(-1, 3),
         not_exhaustive=np.array(not_exhaustive, np.int64).reshape(-1, 2),
         exhaustive=exhaustive,
         normalized=normalized,

@@ -88,7 +88,7 @@ def test_bands_are_those_of_an_evaluation(classes: list[tuple[int, float | None]
     counts = np.array([count for count, _ in classes])
     ap = np.array([np.nan if ap is None else ap for _, ap in classes])
     space = LabelSpace(name="d", classes=tuple(Class(name=f"c{n}", source_id=str(n)) for n in range(len(ap))))
-    result = Result(protocol="voc", metrics={}, space=space, ap=ap)
+    result = Result(protocol="voc", metrics={}, space=space, ap=ap, boxes=np.ones(len(ap), np.int64))
     found = run("one", classes={KEY: class_rows(result, counts)})
     spreads = compare([found, found]).spreads(1)
     for name, value in by_band(result, bands(counts)).items():

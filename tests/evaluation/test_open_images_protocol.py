@@ -231,7 +231,8 @@ def scenes(draw: st.DrawFn) -> tuple[list[Any], list[Any], list[tuple[int, int, 
     count = draw(st.integers(0, 14))
     order = draw(st.permutations(range(count)))
     detected = [(*draw(place), box(draw), rank / 20) for rank in order]
-    verified = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 1)), max_size=4))
+    label = st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 1))
+    verified = draw(st.lists(label, max_size=4, unique_by=lambda triple: triple[:2]))
     return truth, detected, verified, draw(st.booleans()), draw(st.sampled_from([0.0, 1.0, 0.5]))
 
 

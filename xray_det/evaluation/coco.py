@@ -8,6 +8,9 @@ exhaustively boxed (Open Images, LVIS) has no part in it.
 
 from typing import Any, Final
 
+import numpy as np
+
+from xray_det.data.schema import BoxFlag
 from xray_det.evaluation.columns import Detected, Truth
 from xray_det.evaluation.engine import AVERAGE_PRECISIONS, precision_recall
 from xray_det.evaluation.result import Result
@@ -38,5 +41,6 @@ def evaluate(truth: Truth, detected: Detected) -> Result:
         metrics={name: arrays.mean(**of) for name, of in METRICS.items()},
         space=truth.space,
         ap=ap,
+        boxes=np.bincount(truth.label[~truth.has(BoxFlag.CROWD | BoxFlag.GROUP_OF)], minlength=len(ap)),
         curves=curves,
     )

@@ -39,8 +39,8 @@ class Truth:
         sizes: float64 [N, 2].
         area: float64 [N], the published object area, else width x height.
         flags: uint16 [N], schema.BoxFlag.
-        verified: int64 [V, 3], verified image-level labels: image, label, 1 present or 0 absent.
-        not_exhaustive: int64 [W, 2], image and label: the image holds more objects of the class than boxes.
+        verified: int64 [V, 3], verified image-level labels: image, rising; label; 1 present or 0 absent.
+        not_exhaustive: int64 [W, 2], image, rising, and label: the image holds more objects of the class than boxes.
         exhaustive: every class is annotated in every image; else only verified labels and boxes tell.
         normalized: boxes are fractions of the image.
     """
@@ -64,6 +64,27 @@ class Truth:
         """bool [N]: boxes with any of the flags."""
         found: NDArray[np.bool_] = (self.flags & int(flags)) != 0
         return found
+
+    def images(self, start: int, stop: int) -> "Truth":
+        """The images ``start:stop`` alone, numbered from 0."""
+        boxes = slice(*np.searchsorted(self.image, [start, stop]))
+        labels, unclear = (
+            slice(*np.searchsorted(column[:, 0], [start, stop])) for column in (self.verified, self.not_exhaustive)
+        )
+        return replace(
+            self,
+            image_ids=self.image_ids[start:stop],
+            paths=self.paths[start:stop],
+            image_sizes=self.image_sizes[start:stop],
+            image=self.image[boxes] - start,
+            label=self.label[boxes],
+            boxes=self.boxes[boxes],
+            sizes=self.sizes[boxes],
+            area=self.area[boxes],
+            flags=self.flags[boxes],
+            verified=self.verified[labels] - np.array([start, 0, 0]),
+            not_exhaustive=self.not_exhaustive[unclear] - np.array([start, 0]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +276,8 @@ def with_image_labels(truth: Truth, verified: Ints, extra_images: tuple[str, ...
         sizes=truth.sizes[rows],
         area=truth.area[rows],
         flags=truth.flags[rows],
-        verified=both,
-        not_exhaustive=unclear,
+        verified=_by_image(both),
+        not_exhaustive=_by_image(unclear),
     )
 
 
@@ -302,13 +323,15 @@ def _truth(
         sizes=sizes[by_image],
         area=area[by_image],
         flags=flags[by_image],
-        verified=np.concatenate(
-            [
-                np.insert(_image_labels(table, name, place, rows), 2, present, axis=1)
-                for name, present in (("verified_negative", 0), ("verified_positive", 1))
-            ]
+        verified=_by_image(
+            np.concatenate(
+                [
+                    np.insert(_image_labels(table, name, place, rows), 2, present, axis=1)
+                    for name, present in (("verified_negative", 0), ("verified_positive", 1))
+                ]
+            )
         ),
-        not_exhaustive=_image_labels(table, "not_exhaustive", place, rows),
+        not_exhaustive=_by_image(_image_labels(table, "not_exhaustive", place, rows)),
         exhaustive=exhaustive,
         normalized=normalized,
     )
@@ -319,6 +342,10 @@ def _image_labels(table: pa.Table, name: str, place: Ints, rows: NDArray[np.inte
     image = place[np.repeat(np.arange(table.num_rows), _counts(table[name]))]
     label = rows[_numbers(table[name]).astype(np.int64)].astype(np.int64)
     return np.stack([image, label], axis=1)
+
+
+def _by_image(labels: Ints) -> Ints:
+    return labels[np.argsort(labels[:, 0], kind="stable")]
 
 
 def _image_order(ids: tuple[str, ...]) -> tuple[list[int], Ints]:

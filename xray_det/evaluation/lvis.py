@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from xray_det.data.formats.lvis import FREQUENCIES
+from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Detected, Truth
 from xray_det.evaluation.engine import AVERAGE_PRECISIONS, precision_recall
@@ -56,4 +57,5 @@ def evaluate(truth: Truth, detected: Detected) -> Result:
     metrics |= {f"AP{f}": arrays.mean("AP", classes=np.flatnonzero(frequency == f)) for f in FREQUENCIES}
     metrics |= {name: arrays.mean(**of) for name, of in _AVERAGE_RECALLS.items()}
     ap, curves = arrays.by_class()
-    return Result(protocol="lvis", metrics=metrics, space=truth.space, ap=ap, curves=curves)
+    boxes = np.bincount(truth.label[~truth.has(BoxFlag.IGNORE)], minlength=len(ap))
+    return Result(protocol="lvis", metrics=metrics, space=truth.space, ap=ap, boxes=boxes, curves=curves)

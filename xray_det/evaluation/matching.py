@@ -1,30 +1,70 @@
 """Which truth box does each detection lie on? For the protocols in which that does not depend on other detections.
 
 In VOC and Open Images a detection looks at the truth box it overlaps most, taken or not; only who comes first decides
-which of several detections wins it. So the overlaps of all images are computed at once, in blocks, without a loop
-over images or boxes. (COCO lets a detection turn to its second choice: coco.py.)
+which of several detections wins it. So the overlaps of many images are computed at once, without a loop over images
+or boxes, and images a few thousand at a time, so that the working set is small whatever the dataset. (COCO lets
+a detection turn to its second choice: coco.py.)
 
-N truth boxes, M detections. ``key`` is a number a pair (image, class): boxes are compared within a key only.
+N truth boxes, M detections. ``key`` is a number a pair (image, class) below ``keys``: boxes are compared within a key
+only.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xray_det.evaluation.columns import Detected, Truth
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: Pairs held at once: about 100 bytes each.
-BLOCK = 2_000_000
+#: Pairs of boxes held at once: about 100 bytes each.
+PAIRS = 200_000
+#: Pairs (image, class) of a block of images: a few bytes each.
+KEYS = 1_000_000
 
 
-def pairs(truth_key: Ints, detected_key: Ints, block: int = BLOCK) -> Iterator[tuple[Ints, Ints, Ints]]:
+def blocks(truth: Truth, detected: Detected, keys: int = KEYS) -> Iterator[tuple[Truth, Detected, Ints]]:
+    """Consecutive images with their detections, a block at a time.
+
+    Args:
+        truth: of any size.
+        detected: in any order.
+        keys: images times classes of a block, at least one image.
+
+    Yields:
+        The truth of the block, its images numbered from 0; its detections, in their order within each image; int64,
+        the rows of ``detected`` that they are.
+    """
+    images = max(1, keys // max(1, len(truth.space)))
+    order = by_image(detected.image)
+    image = detected.image[order]
+    for start in range(0, len(truth.image_ids), images):
+        stop = min(start + images, len(truth.image_ids))
+        rows = order[slice(*np.searchsorted(image, [start, stop]))]
+        some = detected.take(rows)
+        yield truth.images(start, stop), replace(some, image=some.image - start), rows
+
+
+def by_image(image: Ints) -> Ints:
+    """int64 [M], the rows by rising image, in their order within each."""
+    if np.all(image[1:] >= image[:-1]):
+        return np.arange(len(image))
+    order = np.arange(len(image))
+    for digits in range(0, int(image.max()).bit_length(), 16):  # 16 bits at a time are sorted by counting
+        order = order[np.argsort((image[order] >> digits).astype(np.uint16), kind="stable")]
+    return order
+
+
+def pairs(truth_key: Ints, detected_key: Ints, keys: int, block: int = PAIRS) -> Iterator[tuple[Ints, Ints, Ints]]:
     """Every (detection, truth box) of equal key, in blocks of whole detections.
 
     Args:
         truth_key: int64 [N].
         detected_key: int64 [M].
+        keys: all keys are below it.
         block: the number of pairs a block may exceed by one detection's.
 
     Yields:
@@ -33,11 +73,11 @@ def pairs(truth_key: Ints, detected_key: Ints, block: int = BLOCK) -> Iterator[t
         truth: int64 [sum of counts], rows of truth boxes, a detection's in their published order.
     """
     order = np.argsort(truth_key, kind="stable")
-    keys, first, size = np.unique(truth_key[order], return_index=True, return_counts=True)
-    if not len(keys):
-        return
-    place = np.minimum(np.searchsorted(keys, detected_key), len(keys) - 1)
-    detections = np.flatnonzero(keys[place] == detected_key)
+    used, first, size = np.unique(truth_key[order], return_index=True, return_counts=True)
+    place_of = np.full(keys, -1, np.int32)
+    place_of[used] = np.arange(len(used))
+    place = place_of[detected_key]
+    detections = np.flatnonzero(place >= 0)
     place = place[detections]
     ends = np.cumsum(size[place])
     begin = 0
@@ -57,8 +97,9 @@ def best_overlap(
     detected_boxes: Floats,
     truth_key: Ints,
     detected_key: Ints,
+    keys: int,
     overlap: Callable[[Floats, Floats], Floats],
-    block: int = BLOCK,
+    block: int = PAIRS,
 ) -> tuple[Floats, Ints]:
     """The largest overlap of each detection with a truth box of its key, and with which; the first of equals.
 
@@ -67,6 +108,7 @@ def best_overlap(
         detected_boxes: float64 [M, 4] xyxy.
         truth_key: int64 [N].
         detected_key: int64 [M].
+        keys: all keys are below it.
         overlap: (detected [P, 4], truth [P, 4]) -> [P]; never NaN.
 
     Returns:
@@ -74,7 +116,7 @@ def best_overlap(
     """
     best = np.full(len(detected_key), -1.0)
     which = np.full(len(detected_key), -1, np.int64)
-    for detections, counts, truth in pairs(truth_key, detected_key, block):
+    for detections, counts, truth in pairs(truth_key, detected_key, keys, block):
         values = overlap(detected_boxes[np.repeat(detections, counts)], truth_boxes[truth])
         starts = np.cumsum(counts) - counts
         largest = np.maximum.reduceat(values, starts)
@@ -86,19 +128,18 @@ def best_overlap(
     return best, which
 
 
-def first_claims(which: Ints, rank: Ints, claims: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """bool [M]: this detection is the best-ranked of those that claim its truth box.
+def first_claims(which: Ints, scores: Floats, claims: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool [M]: this detection has the best score of those that claim its truth box; the first of equals.
 
     Args:
         which: int64 [M], the truth box a detection looks at.
-        rank: int64 [M], place in the order of falling score; distinct.
+        scores: float64 [M].
         claims: bool [M], whether it overlaps that box enough.
     """
     rows = np.flatnonzero(claims)
-    rows = rows[np.lexsort((rank[rows], which[rows]))]
+    rows = rows[np.argsort(-scores[rows], kind="stable")]
     wins = np.zeros(len(which), bool)
-    if len(rows):
-        wins[rows[np.r_[True, which[rows][1:] != which[rows][:-1]]]] = True
+    wins[rows[np.unique(which[rows], return_index=True)[1]]] = True
     return wins
 
 

@@ -17,7 +17,7 @@ twice (the published expanded files hold such pairs). Unlike there, an ancestor 
 corners is not added again, so that truth which was published expanded stays as it is.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,21 +25,20 @@ from numpy.typing import NDArray
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Detected, Truth
-from xray_det.evaluation.curves import Curve, area, trace
-from xray_det.evaluation.matching import best_overlap, first_claims, intersection_over_first, intersection_over_union
+from xray_det.evaluation.curves import area
+from xray_det.evaluation.matching import (
+    best_overlap,
+    blocks,
+    first_claims,
+    intersection_over_first,
+    intersection_over_union,
+)
 from xray_det.evaluation.result import Result, mean
+from xray_det.evaluation.verdicts import Verdict, Verdicts
+from xray_det.labels.space import LabelSpace
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Counted:
-    """What enters the curves: int32 [R] labels, float64 [R] scores and hits, in the order in which ties stay."""
-
-    label: NDArray[np.int32]
-    scores: Floats
-    hits: Floats
 
 
 def evaluate(
@@ -50,7 +49,7 @@ def evaluate(
     iou: float = 0.5,
     group_of_weight: float = 1.0,
 ) -> Result:
-    """The Open Images Challenge protocol.
+    """The Open Images Challenge protocol: ``judge`` and ``result`` in one process.
 
     Args:
         truth: GROUP_OF and CROWD boxes are groups, DIFFICULT ones are ignored as in VOC. Where it is ``exhaustive``
@@ -65,39 +64,70 @@ def evaluate(
         classes at once.
 
     Raises:
-        InputError: a threshold outside (0, 1] or a negative weight.
+        InputError: a threshold outside (0, 1], a negative weight, a class that is its own ancestor or is verified both
+            present and absent in an image.
+    """
+    if not (group_of_weight >= 0 and np.isfinite(group_of_weight)):
+        raise InputError("--group-of-weight", f"{group_of_weight} is not a weight", "Give 0, 1 or a number between")
+    _refuse_contradictions(truth)
+    return result(judge(truth, detected, ancestors=ancestors, iou=iou), truth.space, group_of_weight=group_of_weight)
+
+
+def judge(
+    truth: Truth, detected: Detected, *, ancestors: NDArray[np.bool_] | None = None, iou: float = 0.5
+) -> Verdicts:
+    """What each detection is: an image's own matter, so the images may be those of any part of a dataset.
+
+    Args:
+        truth: as for ``evaluate``.
+        detected: as for ``evaluate``.
+        ancestors: as for ``evaluate``.
+        iou: as for ``evaluate``.
+
+    Raises:
+        InputError: a threshold outside (0, 1], a class that is its own ancestor.
     """
     if not 0 < iou <= 1:
         raise InputError("--iou", f"{iou} is not in (0, 1]", "Give an overlap such as 0.5")
-    if not (group_of_weight >= 0 and np.isfinite(group_of_weight)):
-        raise InputError("--group-of-weight", f"{group_of_weight} is not a weight", "Give 0, 1 or a number between")
-    if ancestors is not None:
-        truth = expand(truth, ancestors)
+    if ancestors is not None and ancestors.diagonal().any():
+        names = [truth.space.names[row] for row in np.flatnonzero(ancestors.diagonal())[:5]]
+        raise InputError("hierarchy", f"a class is its own ancestor ({', '.join(names)})", "Remove the cycle")
     classes = len(truth.space)
-    group = truth.has(BoxFlag.GROUP_OF | BoxFlag.CROWD)
-    difficult = truth.has(BoxFlag.DIFFICULT)
+    verdict = np.full(len(detected), Verdict.IGNORED, np.uint8)
+    boxes, groups = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    for annotated, some, rows in blocks(truth, detected):
+        expanded = annotated if ancestors is None else expand(annotated, ancestors)
+        group = expanded.has(BoxFlag.GROUP_OF | BoxFlag.CROWD)
+        groups += np.bincount(expanded.label[group], minlength=classes)
+        boxes += np.bincount(expanded.label[~group & ~expanded.has(BoxFlag.DIFFICULT)], minlength=classes)
+        evaluable = _evaluable(expanded, some)
+        verdict[rows[evaluable]] = _match(expanded, some.take(evaluable), group=group, iou=iou)
+    return Verdicts.of(detected, verdict, boxes=boxes, groups=groups)
 
-    counted = _match(
-        truth, _evaluable(truth, detected), group=group, difficult=difficult, iou=iou, weight=group_of_weight
-    )
-    positives = np.bincount(truth.label[~group & ~difficult], minlength=classes).astype(np.float64)
-    positives += group_of_weight * np.bincount(truth.label[group], minlength=classes)
 
-    order = np.lexsort((-counted.scores, counted.label))
-    label, scores, hits = counted.label[order], counted.scores[order], counted.hits[order]
-    offsets = np.searchsorted(label, np.arange(classes + 1))
-    curves: dict[int, Curve] = {}
-    ap = np.full(classes, np.nan)
-    for row in np.flatnonzero(positives):
-        span = slice(offsets[row], offsets[row + 1])
-        curves[int(row)] = trace(hits[span], scores[span], positives[row])
-        ap[row] = area(curves[int(row)])
+def result(verdicts: Verdicts, space: LabelSpace, *, group_of_weight: float = 1.0) -> Result:
+    """The protocol's numbers from the verdicts on all images.
+
+    Args:
+        verdicts: of ``judge``, joined.
+        space: the classes.
+        group_of_weight: as for ``evaluate``.
+    """
+    if group_of_weight == 0:
+        verdicts = verdicts.take(verdicts.verdict != Verdict.GROUP)
+    ap, curves = verdicts.by_class(group_weight=group_of_weight)
+    positives = verdicts.boxes + group_of_weight * verdicts.groups
+    pooled = float("nan")
+    if positives.any():
+        found = verdicts.take(positives[verdicts.label] > 0)
+        pooled = area(found.curve(float(positives.sum()), group_of_weight))
     return Result(
         protocol="open_images",
-        metrics={"mAP": mean(ap), "pooled_AP": _pooled(counted, positives)},
-        space=truth.space,
+        metrics={"mAP": mean(ap), "pooled_AP": pooled},
+        space=space,
         ap=ap,
         curves=curves,
+        boxes=verdicts.boxes,
     )
 
 
@@ -112,9 +142,16 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
         The published boxes in their order, an image's added ones after them; image labels without repeats.
     """
     source, added = _spread(truth.label.astype(np.int64), ancestors)
-    place = _places(truth)
     classes = len(truth.space)
-    fresh = ~np.isin(place[source] * classes + added, place * classes + truth.label)
+    present_already, _ = best_overlap(
+        truth.boxes,
+        truth.boxes[source],
+        truth.image * classes + truth.label,
+        truth.image[source] * classes + added,
+        len(truth.image_ids) * classes,
+        lambda first, second: np.all(first == second, axis=1).astype(np.float64),
+    )
+    fresh = present_already < 1
     source, added = source[fresh], added[fresh]
 
     image = np.concatenate([truth.image, truth.image[source]])
@@ -126,7 +163,8 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
     present, absent = truth.verified[:, 2] == 1, truth.verified[:, 2] == 0
     upward, ancestor = _spread(truth.verified[present, 1], ancestors)
     downward, descendant = _spread(truth.verified[absent, 1], ancestors.T)
-    spread = [
+    verified = [
+        truth.verified,
         np.column_stack([truth.verified[present][upward, 0], ancestor, np.ones(len(ancestor), np.int64)]),
         np.column_stack([truth.verified[absent][downward, 0], descendant, np.zeros(len(descendant), np.int64)]),
     ]
@@ -138,7 +176,7 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
         sizes=both(truth.sizes, truth.sizes[source]),
         area=both(truth.area, truth.area[source]),
         flags=both(truth.flags, truth.flags[source]),
-        verified=np.unique(np.concatenate([truth.verified, *spread]), axis=0),
+        verified=_distinct(np.concatenate(verified), classes),
     )
 
 
@@ -152,72 +190,62 @@ def _spread(labels: Ints, relation: NDArray[np.bool_]) -> tuple[Ints, Ints]:
     return rows, related[np.repeat((np.cumsum(size) - size)[labels], counts) + within]
 
 
-def _places(truth: Truth) -> Ints:
-    """int64 [N]: a number a place; boxes of one image with the same four corners share it."""
-    columns = np.column_stack([truth.image, truth.boxes])  # image numbers are exact in float64
-    order = np.lexsort(columns.T)
-    place = np.empty(len(order), np.int64)
-    place[order] = np.cumsum(np.any(np.diff(columns[order], axis=0, prepend=-1.0), axis=1))
-    return place
+def _distinct(verified: Ints, classes: int) -> Ints:
+    """Image labels in order and without repeats, int64 [V, 3]."""
+    numbers = np.unique((verified[:, 0] * classes + verified[:, 1]) * 2 + verified[:, 2])  # faster than rows
+    return np.column_stack([numbers // 2 // classes, numbers // 2 % classes, numbers % 2])
 
 
-def _evaluable(truth: Truth, detected: Detected) -> Detected:
-    """The detections with an area whose class is verified in their image."""
-    keep: NDArray[np.bool_] = np.all(detected.boxes[:, 2:] > detected.boxes[:, :2], axis=1)
-    if not truth.exhaustive:
-        classes = len(truth.space)
-        verified = np.concatenate(
-            [truth.image * classes + truth.label, truth.verified[:, 0] * classes + truth.verified[:, 1]]
+def _refuse_contradictions(truth: Truth) -> None:
+    """Labels as published: along a hierarchy present and absent may meet without anybody's fault."""
+    labels = _distinct(truth.verified, len(truth.space))
+    same = np.flatnonzero(np.all(labels[1:, :2] == labels[:-1, :2], axis=1))
+    if len(same):
+        image, label, _ = labels[same[0]]
+        raise InputError(
+            f"{truth.space.name}: image {truth.image_ids[image]!r}",
+            f"{truth.space.names[label]} is verified both present and absent",
+            "Remove one of the two image-level labels",
         )
-        keep &= np.isin(detected.image * classes + detected.label, np.unique(verified))
-    return detected.take(keep)
 
 
-def _match(
-    truth: Truth,
-    detected: Detected,
-    *,
-    group: NDArray[np.bool_],
-    difficult: NDArray[np.bool_],
-    iou: float,
-    weight: float,
-) -> _Counted:
-    """Steps 3 and 4 of the module's text: single boxes first, then groups."""
+def _evaluable(truth: Truth, detected: Detected) -> Ints:
+    """int64, the rows of detections with an area whose class is verified in their image."""
     classes = len(truth.space)
+    known = np.full(len(truth.image_ids) * classes, truth.exhaustive)
+    known[truth.image * classes + truth.label] = True
+    known[truth.verified[:, 0] * classes + truth.verified[:, 1]] = True
+    boxes = detected.boxes
+    with_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return np.flatnonzero(known[detected.image * classes + detected.label] & with_area)
+
+
+def _match(truth: Truth, detected: Detected, *, group: NDArray[np.bool_], iou: float) -> NDArray[np.uint8]:
+    """uint8 [M] Verdicts, by steps 3 and 4 of the module's text: single boxes first, then groups."""
+    classes = len(truth.space)
+    keys = len(truth.image_ids) * classes
     truth_key = truth.image * classes + truth.label
     key = detected.image * classes + detected.label
-    rank = np.empty(len(detected), np.int64)
-    rank[np.argsort(-detected.scores, kind="stable")] = np.arange(len(detected))
+    difficult = truth.has(BoxFlag.DIFFICULT)
+    verdict = np.full(len(detected), Verdict.MISS, np.uint8)
 
     single = np.flatnonzero(~group)
-    best, which = best_overlap(truth.boxes[single], detected.boxes, truth_key[single], key, intersection_over_union)
+    best, which = best_overlap(
+        truth.boxes[single], detected.boxes, truth_key[single], key, keys, intersection_over_union
+    )
     near = best >= iou
     excused = np.zeros(len(detected), bool)
     excused[near] = difficult[single][which[near]]
-    hits = first_claims(which, rank, near & ~excused)
+    verdict[excused] = Verdict.IGNORED
+    verdict[first_claims(which, detected.scores, near & ~excused)] = Verdict.HIT
 
-    groups = np.flatnonzero(group)
-    rest = np.flatnonzero(~hits & ~excused)
+    groups, rest = np.flatnonzero(group), np.flatnonzero(verdict == Verdict.MISS)
     inside, where = best_overlap(
-        truth.boxes[groups], detected.boxes[rest], truth_key[groups], key[rest], intersection_over_first
+        truth.boxes[groups], detected.boxes[rest], truth_key[groups], key[rest], keys, intersection_over_first
     )
     on_group = inside >= iou
-    rest, where = rest[on_group], where[on_group]
-    excused[rest] = True
-    found = first_claims(where, rank[rest], np.ones(len(rest), bool)) & (detected.scores[rest] > 0) & (weight > 0)
-    heads = rest[found]  # the best detection of each group stands for all of them
-    counted = ~excused
-    return _Counted(
-        label=np.concatenate([detected.label[counted], detected.label[heads]]),
-        scores=np.concatenate([detected.scores[counted], detected.scores[heads]]),
-        hits=np.concatenate([hits[counted].astype(np.float64), np.full(len(heads), weight)]),
-    )
-
-
-def _pooled(counted: _Counted, positives: Floats) -> float:
-    """Average precision over the detections of all classes that have something to find."""
-    if not positives.sum():
-        return float("nan")
-    rows = np.flatnonzero(positives[counted.label] > 0)
-    rows = rows[np.argsort(-counted.scores[rows], kind="stable")]
-    return area(trace(counted.hits[rows], counted.scores[rows], float(positives.sum())))
+    verdict[rest[on_group]] = Verdict.IGNORED
+    # the best detection of each group stands for all of them
+    first = first_claims(where, detected.scores[rest], on_group) & (detected.scores[rest] > 0)
+    verdict[rest[first]] = Verdict.GROUP
+    return verdict

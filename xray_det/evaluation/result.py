@@ -22,6 +22,7 @@ class Result:
             print them; the other protocols' are NaN.
         space: the classes, in the order of ``ap``.
         ap: float64 [C], average precision a class; NaN where the truth has nothing to find.
+        boxes: int64 [C], boxes of each class that there are to find, without those that stand for a region.
         curves: row of a class -> its curve (for COCO and LVIS at IoU 0.5); classes without truth have none.
     """
 
@@ -29,6 +30,7 @@ class Result:
     metrics: Mapping[str, float]
     space: LabelSpace
     ap: NDArray[np.float64]
+    boxes: NDArray[np.int64]
     curves: Mapping[int, Curve] = field(default_factory=dict)
 
     @property

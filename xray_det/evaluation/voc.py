@@ -12,9 +12,11 @@ import numpy as np
 from xray_det.data.schema import REGION
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Detected, Truth
-from xray_det.evaluation.curves import Curve, area, eleven_point, trace
-from xray_det.evaluation.matching import best_overlap, first_claims, intersection_over_union
+from xray_det.evaluation.curves import area, eleven_point
+from xray_det.evaluation.matching import best_overlap, blocks, first_claims, intersection_over_union
 from xray_det.evaluation.result import Result, mean
+from xray_det.evaluation.verdicts import Verdict, Verdicts
+from xray_det.labels.space import LabelSpace
 
 
 def evaluate(truth: Truth, detected: Detected, *, iou: float = 0.5, use_eleven_points: bool = False) -> Result:
@@ -32,6 +34,21 @@ def evaluate(truth: Truth, detected: Detected, *, iou: float = 0.5, use_eleven_p
     Raises:
         InputError: a threshold outside (0, 1], or boxes in fractions of the image.
     """
+    verdicts = judge(truth, detected, iou=iou)
+    return result(verdicts, truth.space, use_eleven_points=use_eleven_points)
+
+
+def judge(truth: Truth, detected: Detected, *, iou: float = 0.5) -> Verdicts:
+    """What each detection is: an image's own matter, so the images may be those of any part of a dataset.
+
+    Args:
+        truth: as for ``evaluate``.
+        detected: as for ``evaluate``.
+        iou: as for ``evaluate``.
+
+    Raises:
+        InputError: as ``evaluate``.
+    """
     if not 0 < iou <= 1:
         raise InputError("--iou", f"{iou} is not in (0, 1]", "Give an overlap such as 0.5")
     if truth.normalized:
@@ -41,29 +58,32 @@ def evaluate(truth: Truth, detected: Detected, *, iou: float = 0.5, use_eleven_p
             "Use the open_images or the coco protocol, or truth in pixels",
         )
     classes = len(truth.space)
-    order = np.lexsort((-detected.scores, detected.label))
-    detected = detected.take(order)
-    best, which = best_overlap(
-        truth.boxes,
-        detected.boxes,
-        truth.image * classes + truth.label,
-        detected.image * classes + detected.label,
-        lambda first, second: intersection_over_union(first, second, pixel=1.0),
-    )
-    ignored = truth.has(REGION)
-    near = best >= iou
-    excused = np.zeros(len(detected), bool)
-    excused[near] = ignored[which[near]]
-    hits = first_claims(which, np.arange(len(detected)), near & ~excused)
-    positives = np.bincount(truth.label[~ignored], minlength=classes)
+    verdict = np.full(len(detected), Verdict.MISS, np.uint8)
+    for annotated, some, rows in blocks(truth, detected):
+        best, which = best_overlap(
+            annotated.boxes,
+            some.boxes,
+            annotated.image * classes + annotated.label,
+            some.image * classes + some.label,
+            len(annotated.image_ids) * classes,
+            lambda first, second: intersection_over_union(first, second, pixel=1.0),
+        )
+        near = best >= iou
+        excused = np.zeros(len(some), bool)
+        excused[near] = annotated.has(REGION)[which[near]]
+        verdict[rows[excused]] = Verdict.IGNORED
+        verdict[rows[first_claims(which, some.scores, near & ~excused)]] = Verdict.HIT
+    boxes = np.bincount(truth.label[~truth.has(REGION)], minlength=classes)
+    return Verdicts.of(detected, verdict, boxes=boxes, groups=np.zeros(classes, np.int64))
 
-    counted = ~excused
-    label, scores, found = detected.label[counted], detected.scores[counted], hits[counted].astype(np.float64)
-    offsets = np.searchsorted(label, np.arange(classes + 1))
-    curves: dict[int, Curve] = {}
-    ap = np.full(classes, np.nan)
-    for row in np.flatnonzero(positives):
-        span = slice(offsets[row], offsets[row + 1])
-        curves[int(row)] = trace(found[span], scores[span], float(positives[row]))
-        ap[row] = eleven_point(curves[int(row)]) if use_eleven_points else area(curves[int(row)])
-    return Result(protocol="voc", metrics={"mAP": mean(ap)}, space=truth.space, ap=ap, curves=curves)
+
+def result(verdicts: Verdicts, space: LabelSpace, *, use_eleven_points: bool = False) -> Result:
+    """The protocol's numbers from the verdicts on all images.
+
+    Args:
+        verdicts: of ``judge``, joined.
+        space: the classes.
+        use_eleven_points: as for ``evaluate``.
+    """
+    ap, curves = verdicts.by_class(average=eleven_point if use_eleven_points else area)
+    return Result(protocol="voc", metrics={"mAP": mean(ap)}, space=space, ap=ap, curves=curves, boxes=verdicts.boxes)
