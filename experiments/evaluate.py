@@ -5,8 +5,11 @@
 
 Predicts (predict.py says how; finished parts are kept, so a second evaluation is quick) and scores each dataset in its
 own classes against its published boxes, unrepaired. Prints a table of metrics, average precision by head, middle and
-tail (thirds of the classes by training images), and the classes; writes OUT/scores.json and figures (precision
-against recall, average precision by frequency).
+tail (thirds of the classes by training images), and the classes by frequency; writes OUT/scores.json, OUT/classes.csv
+(a line a class and protocol: frequency rank, training images, boxes to find, AP) and figures (precision against
+recall, average precision by frequency).
+
+A large dataset is scored in parts, by tasks of Ray Data, and no process holds it, unless the COCO protocol is asked.
 
 --run RUN adds the numbers and figures to the MLflow run of that training (its run folder), under
 evaluate/DATASET/PROTOCOL/METRIC; each further evaluation is the next step of these metrics.
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from xray_det.data.annotations import Selection
-    from xray_det.evaluation.assess import Protocol
+    from xray_det.evaluation.parts import Protocol
     from xray_det.evaluation.result import Result
     from xray_det.inference.predict import Prediction
 
@@ -97,6 +100,7 @@ def main(args: Args) -> None:
     storage.write_json(storage.join(out, "scores.json"), table)
     if args.json is not None:
         storage.write_json(args.json, table)
+    storage.write_bytes(storage.join(out, "classes.csv"), class_table(scored).encode())
     show(scored)
     figures = draw(scored, out)
     print(f"scores and figures: {out}")
@@ -136,7 +140,7 @@ def score(
         )
     counts = trained_counts(prediction.space, trained or [dataset], dataset)
     chosen = protocols or tuple(dict.fromkeys(("coco", "open_images", "voc", own_protocol(dataset))))
-    results = {protocol: assess(prediction, selection, protocol) for protocol in chosen}
+    results = assess(prediction, selection, chosen)
     return [
         Scored(dataset=dataset.name, protocol=p, result=r, bands=by_band(r, bands(counts)), counts=counts)
         for p, r in results.items()
@@ -171,13 +175,32 @@ def show(scored: list[Scored]) -> None:
         console.print(table)
     for dataset in dict.fromkeys(one.dataset for one in scored):
         own = [one for one in scored if one.dataset == dataset]
-        table = Table("class", "training images", *(f"AP {one.protocol}" for one in own), title=dataset)
-        for row in np.argsort(-own[0].counts, kind="stable"):
-            values = [one.result.ap[row] for one in own]
-            if not np.isnan(values).all():
-                cells = ("-" if np.isnan(value) else f"{value:.3f}" for value in values)
-                table.add_row(own[0].result.space.names[row], str(own[0].counts[row]), *cells)
+        columns = ("rank", "class", "training images", *(f"AP {one.protocol} (boxes)" for one in own))
+        table = Table(*columns, title=dataset)
+        for rank, row in enumerate(np.argsort(-own[0].counts, kind="stable"), 1):
+            pairs = [(one.result.ap[row], one.result.boxes[row]) for one in own]
+            if not np.isnan([ap for ap, _ in pairs]).all():
+                cells = ("-" if np.isnan(ap) else f"{ap:.3f} ({boxes})" for ap, boxes in pairs)
+                table.add_row(str(rank), own[0].result.space.names[row], str(own[0].counts[row]), *cells)
         console.print(table)
+
+
+def class_table(scored: list[Scored]) -> str:
+    """CSV: the classes of each dataset under each protocol, by falling training images; AP is empty where undefined."""
+    import csv
+    import io
+
+    import numpy as np
+
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["dataset", "protocol", "class", "id", "rank", "training_images", "boxes", "AP"])
+    for one in scored:
+        for rank, row in enumerate(np.argsort(-one.counts, kind="stable"), 1):
+            named, ap = one.result.space.classes[row], one.result.ap[row]
+            numbers = [rank, one.counts[row], one.result.boxes[row], "" if np.isnan(ap) else float(ap)]
+            lines.writerow([one.dataset, one.protocol, named.name, named.source_id, *numbers])
+    return text.getvalue()
 
 
 def draw(scored: list[Scored], out: str) -> dict[str, bytes]:

@@ -164,8 +164,7 @@ def _counts(truth: "Truth", detected: "Detected", layout: str) -> str:
 
 
 def _print(result: "Result") -> None:
-    import math
-
+    import numpy as np
     from rich.console import Console
     from rich.table import Table
 
@@ -174,10 +173,13 @@ def _print(result: "Result") -> None:
     for name, value in result.metrics.items():
         table.add_row(name, f"{value:.6f}")
     console.print(table)
-    classes = Table("class", "AP", title="average precision a class")
-    for (key, value), named in zip(result.per_class.items(), result.space.classes, strict=True):
-        if not math.isnan(value):
-            classes.add_row(key if key == named.name else f"{key} {named.name}", f"{value:.6f}")
+    classes = Table("rank", "class", "boxes", "AP", title="average precision a class, by falling boxes of the truth")
+    keys = list(result.per_class)
+    for rank, row in enumerate(np.argsort(-result.boxes, kind="stable"), 1):
+        if not np.isnan(result.ap[row]):
+            key, name = keys[row], result.space.names[row]
+            shown = key if key == name else f"{key} {name}"
+            classes.add_row(str(rank), shown, str(result.boxes[row]), f"{result.ap[row]:.6f}")
     console.print(classes)
 
 

@@ -33,7 +33,7 @@ def test_rows_are_those_of_the_shards_in_order(tmp_path: Path) -> None:
         assert found["dataset"] == int(row >= 6)
         assert found["path"] == expected[row]["image"]["path"]
         verified = ("verified_positive", "verified_negative", "not_exhaustive")
-        for name in ("width", "height", "boxes", "flags", "labels", *verified):
+        for name in ("width", "height", "boxes", "area", "flags", "labels", *verified):
             assert found[name] == expected[row][name], name
 
 

@@ -131,7 +131,7 @@ def test_each_label_of_a_box_is_expanded_by_itself(truth_of: Make) -> None:
     )
     expanded = open_images.expand(truth, ANCESTORS)
     assert [(i, int(label)) for i, label in zip(expanded.image, expanded.label, strict=True)] == [
-        (0, 2), (0, 3), (0, 1), (0, 4), (0, 1), (1, 3), (1, 1)
+        (0, 2), (0, 1), (0, 4), (0, 3), (0, 1), (1, 3), (1, 1)
     ]  # fmt: skip
     assert expanded.has(BoxFlag.GROUP_OF).tolist() == [False] * 5 + [True] * 2
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from xray_det.data.schema import BoxFlag
 from xray_det.evaluation import matching, open_images, voc
 from xray_det.evaluation.columns import Detected, Truth
-from xray_det.evaluation.matching import blocks, by_image
+from xray_det.evaluation.matching import blocks
 from xray_det.evaluation.result import Result
+from xray_det.evaluation.sorting import rising
 from xray_det.evaluation.verdicts import Verdict, Verdicts
 
 Make = Callable[..., Any]
@@ -57,7 +58,7 @@ def noisy_scene(crowded_scene: Make) -> Callable[[int], tuple[Truth, Detected]]:
             verified=np.array(verified, np.int64).reshape(-1, 3),
             exhaustive=seed % 3 == 0,
         )
-        return truth, detected.take(by_image(detected.image))
+        return truth, detected.take(rising(detected.image))
 
     return make
 
@@ -104,9 +105,3 @@ def test_only_what_counts_is_kept(truth_of: Make, detected_of: Make) -> None:
     judged = open_images.judge(truth, detected_of(rows))
     assert judged.verdict.tolist() == [Verdict.HIT, Verdict.MISS]
     assert sum(a.itemsize for a in (judged.label, judged.scores, judged.verdict)) == 13
-
-
-@given(st.lists(st.integers(0, 2**20), max_size=50), st.booleans())
-def test_rows_by_image(image: list[int], rising: bool) -> None:
-    column = np.array(sorted(image) if rising else image, np.int64)
-    np.testing.assert_array_equal(by_image(column), np.argsort(column, kind="stable"))

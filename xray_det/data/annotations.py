@@ -30,7 +30,7 @@ from xray_det.errors import InputError
 
 _LAYOUT = 2  # of the cached file; part of its name
 _PLAIN = ("image_id", "offset", "length", "width", "height")
-_RAGGED = ("boxes", "flags", "labels", "verified_positive", "verified_negative", "not_exhaustive")
+_RAGGED = ("boxes", "area", "flags", "labels", "verified_positive", "verified_negative", "not_exhaustive")
 _CHUNK = 200_000  # images at a time where a pass over all of them needs memory
 
 
@@ -72,7 +72,7 @@ class Annotations:
         selections: what it was built from.
         manifests: one a selection.
         batch: the whole file as one record batch, mapped. Columns: ``dataset`` (int32, number of the selection),
-            ``path``, and of schema.SHARD image_id, offset, length, width, height, boxes, flags, labels,
+            ``path``, and of schema.SHARD image_id, offset, length, width, height, boxes, area, flags, labels,
             verified_positive, verified_negative, not_exhaustive (labels are still rows of the dataset's own class
             table).
     """

@@ -1,27 +1,29 @@
-"""Detections of an ingested dataset against its own truth, over its own classes, by any protocol."""
+"""Detections of an ingested dataset against its own truth, over its own classes, by any protocol.
 
-from collections.abc import Callable
-from typing import Final, Literal
+The images are cut into parts (parts.py), which tasks judge side by side where there are several; no process holds
+a dataset. The engine of COCO and LVIS is the exception: it wants all detections at once.
+
+Parts are joined in the order of the images in the dataset. Equal scores stay in it, and within an image as they were
+written, so that the numbers depend neither on the parts nor on which was done first.
+"""
+
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from xray_det.data import shards
-from xray_det.data.annotations import Selection
+from xray_det.data.annotations import Annotations, Selection
+from xray_det.data.ingest import each
 from xray_det.data.manifest import Manifest
-from xray_det.data.schema import SHARD
 from xray_det.evaluation import coco, lvis, open_images, voc
-from xray_det.evaluation.columns import Detected, Truth, detected_from_table, truth_from_shards
+from xray_det.evaluation.columns import detected_from_table
+from xray_det.evaluation.parts import WHOLE, Protocol, Scored, judge, parts_of, truth_of
 from xray_det.evaluation.result import Result
+from xray_det.evaluation.verdicts import Verdicts
 from xray_det.inference.classes import dataset_rows
 from xray_det.inference.predict import Prediction
 from xray_det.labels.space import LabelSpace
-
-Protocol = Literal["coco", "lvis", "voc", "open_images"]
-_COLUMNS: Final = [
-    name for name in SHARD.names if name not in ("image", "offset", "length", "dataset", "visible_boxes")
-]
 
 
 def own_protocol(manifest: Manifest) -> Protocol:
@@ -30,36 +32,39 @@ def own_protocol(manifest: Manifest) -> Protocol:
     return formats[manifest.format]
 
 
-def truth_of(selection: Selection) -> tuple[Truth, Manifest]:
-    """The published boxes of a split, in the dataset's own classes."""
-    manifest = Manifest.load(selection.folder)
-    table = pa.concat_tables(shards.read_table(uri, _COLUMNS) for uri in manifest.shard_uris)
-    if selection.split is not None:
-        table = table.filter(pc.equal(table["split"], selection.split))
-    return truth_from_shards(table, manifest.space, exhaustive=manifest.exhaustive), manifest
-
-
-def assess(prediction: Prediction, selection: Selection, protocol: Protocol) -> Result:
+def assess(prediction: Prediction, selection: Selection, protocols: Sequence[Protocol]) -> dict[Protocol, Result]:
     """Score a prediction on one dataset, over the dataset's own classes.
 
-    Classes that the detector has from elsewhere are left out; classes that it lacks score 0.
+    Classes that the detector has from elsewhere are left out; classes that it lacks score 0. Images of the selection
+    that the prediction lacks have no detections; its other images are left out.
+
+    Args:
+        prediction: of the selection, among others perhaps.
+        selection: the dataset.
+        protocols: what to score by.
 
     Raises:
-        InputError: the prediction has no image of the selection, or the detector no class of the dataset; LVIS's
-            protocol for classes without a frequency.
+        InputError: the prediction has no image of the selection or one of them twice, the detector no class of the
+            dataset; LVIS's protocol for classes without a frequency.
     """
-    truth, manifest = truth_of(selection)
+    annotations = Annotations.open([selection])
+    (manifest,) = annotations.manifests
     rows = dataset_rows(prediction.space, manifest.space, manifest.name)
-    detected = detected_from_table(prediction.table(manifest.name), truth, rows=rows)
-    if protocol == "open_images":
-        ancestors = manifest.hierarchy.ancestors(manifest.space) if manifest.hierarchy else None
-        return open_images.evaluate(truth, detected, ancestors=ancestors)
-    evaluate: dict[str, Callable[[Truth, Detected], Result]] = {
-        "coco": coco.evaluate,
-        "lvis": lvis.evaluate,
-        "voc": voc.evaluate,
-    }
-    return evaluate[protocol](truth, detected)
+    scored = Scored(source=annotations.source, manifest=manifest, rows=rows, protocols=tuple(protocols))
+    parts = parts_of(prediction.uris, manifest.name, annotations.image_ids)
+    run = map if len(parts) == 1 else each  # starting tasks takes longer than judging one part
+    found = dict(run(partial(judge, scored=scored), parts))
+    results: dict[Protocol, Result] = {}
+    for protocol in protocols:
+        judged = [found[part.start][protocol] for part in parts]
+        if protocol in WHOLE:
+            truth = truth_of(annotations.batch, manifest)
+            detected = detected_from_table(pa.concat_tables(judged), truth, rows=rows)
+            results[protocol] = (coco if protocol == "coco" else lvis).evaluate(truth, detected)
+        else:
+            result = open_images.result if protocol == "open_images" else voc.result
+            results[protocol] = result(Verdicts.join(judged), manifest.space)
+    return results
 
 
 def trained_counts(space: LabelSpace, trained: list[Manifest], dataset: Manifest) -> np.ndarray:

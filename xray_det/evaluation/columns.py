@@ -108,7 +108,7 @@ class Detected:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def take(self, rows: NDArray[np.bool_] | Ints) -> "Detected":
+    def take(self, rows: NDArray[np.bool_] | Ints | slice) -> "Detected":
         """These rows alone."""
         return Detected(
             image=self.image[rows],
@@ -213,7 +213,7 @@ def detected_from_table(table: pa.Table, truth: Truth, *, rows: NDArray[np.int32
             same rows.
 
     Raises:
-        InputError: no image of the table is an image of the truth.
+        InputError: no image of the table is an image of the truth, or a label is no class of the detector.
     """
     place = pc.index_in(table["image_id"], value_set=pa.array(truth.image_ids))
     known = place.is_valid()
@@ -227,6 +227,11 @@ def detected_from_table(table: pa.Table, truth: Truth, *, rows: NDArray[np.int32
     counts = _counts(table["boxes"])
     labels = _numbers(table["labels"]).astype(np.int32)
     boxes = _numbers(table["boxes"], 4)
+    classes = len(truth.space) if rows is None else len(rows)
+    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        raise InputError(
+            "detections", f"label {labels.max()} is none of the detector's {classes} classes", "Predict again"
+        )
     detected = Detected(
         image=np.repeat(place.to_numpy().astype(np.int64), counts),
         label=labels if rows is None else rows[labels],

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xray_det.evaluation.columns import Detected, Truth
+from xray_det.evaluation.sorting import falling, rising
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,23 +40,13 @@ def blocks(truth: Truth, detected: Detected, keys: int = KEYS) -> Iterator[tuple
         the rows of ``detected`` that they are.
     """
     images = max(1, keys // max(1, len(truth.space)))
-    order = by_image(detected.image)
-    image = detected.image[order]
+    order = rising(detected.image)
+    ordered = detected.take(order)
     for start in range(0, len(truth.image_ids), images):
         stop = min(start + images, len(truth.image_ids))
-        rows = order[slice(*np.searchsorted(image, [start, stop]))]
-        some = detected.take(rows)
-        yield truth.images(start, stop), replace(some, image=some.image - start), rows
-
-
-def by_image(image: Ints) -> Ints:
-    """int64 [M], the rows by rising image, in their order within each."""
-    if np.all(image[1:] >= image[:-1]):
-        return np.arange(len(image))
-    order = np.arange(len(image))
-    for digits in range(0, int(image.max()).bit_length(), 16):  # 16 bits at a time are sorted by counting
-        order = order[np.argsort((image[order] >> digits).astype(np.uint16), kind="stable")]
-    return order
+        rows = slice(*np.searchsorted(ordered.image, [start, stop]))
+        some = ordered.take(rows)
+        yield truth.images(start, stop), replace(some, image=some.image - start), order[rows]
 
 
 def pairs(truth_key: Ints, detected_key: Ints, keys: int, block: int = PAIRS) -> Iterator[tuple[Ints, Ints, Ints]]:
@@ -137,7 +128,7 @@ def first_claims(which: Ints, scores: Floats, claims: NDArray[np.bool_]) -> NDAr
         claims: bool [M], whether it overlaps that box enough.
     """
     rows = np.flatnonzero(claims)
-    rows = rows[np.argsort(-scores[rows], kind="stable")]
+    rows = rows[falling(scores[rows])]
     wins = np.zeros(len(which), bool)
     wins[rows[np.unique(which[rows], return_index=True)[1]]] = True
     return wins

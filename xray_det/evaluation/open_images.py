@@ -100,8 +100,7 @@ def judge(
         group = expanded.has(BoxFlag.GROUP_OF | BoxFlag.CROWD)
         groups += np.bincount(expanded.label[group], minlength=classes)
         boxes += np.bincount(expanded.label[~group & ~expanded.has(BoxFlag.DIFFICULT)], minlength=classes)
-        evaluable = _evaluable(expanded, some)
-        verdict[rows[evaluable]] = _match(expanded, some.take(evaluable), group=group, iou=iou)
+        verdict[rows] = _match(expanded, some, group=group, iou=iou)
     return Verdicts.of(detected, verdict, boxes=boxes, groups=groups)
 
 
@@ -139,7 +138,8 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
         ancestors: bool [C, C], ``[c, a]`` true when a is an ancestor of c.
 
     Returns:
-        The published boxes in their order, an image's added ones after them; image labels without repeats.
+        The published boxes in their order, each followed by those it adds, as the official tool writes them: of equal
+        overlaps the first counts. Image labels without repeats.
     """
     source, added = _spread(truth.label.astype(np.int64), ancestors)
     classes = len(truth.space)
@@ -154,8 +154,7 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
     fresh = present_already < 1
     source, added = source[fresh], added[fresh]
 
-    image = np.concatenate([truth.image, truth.image[source]])
-    rows = np.argsort(image, kind="stable")
+    rows = np.argsort(np.concatenate([np.arange(len(truth.label)), source]), kind="stable")
 
     def both(column: NDArray, extra: NDArray) -> NDArray:  # type: ignore[type-arg]
         return np.concatenate([column, extra])[rows]
@@ -170,7 +169,7 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
     ]
     return replace(
         truth,
-        image=image[rows],
+        image=both(truth.image, truth.image[source]),
         label=both(truth.label, added.astype(np.int32)),
         boxes=both(truth.boxes, truth.boxes[source]),
         sizes=both(truth.sizes, truth.sizes[source]),
@@ -209,31 +208,32 @@ def _refuse_contradictions(truth: Truth) -> None:
         )
 
 
-def _evaluable(truth: Truth, detected: Detected) -> Ints:
-    """int64, the rows of detections with an area whose class is verified in their image."""
+def _evaluable(truth: Truth, detected: Detected) -> NDArray[np.bool_]:
+    """bool [M], detections with an area whose class is verified in their image."""
     classes = len(truth.space)
     known = np.full(len(truth.image_ids) * classes, truth.exhaustive)
     known[truth.image * classes + truth.label] = True
     known[truth.verified[:, 0] * classes + truth.verified[:, 1]] = True
     boxes = detected.boxes
-    with_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return np.flatnonzero(known[detected.image * classes + detected.label] & with_area)
+    evaluable: NDArray[np.bool_] = known[detected.image * classes + detected.label]
+    return evaluable & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
 
 
 def _match(truth: Truth, detected: Detected, *, group: NDArray[np.bool_], iou: float) -> NDArray[np.uint8]:
-    """uint8 [M] Verdicts, by steps 3 and 4 of the module's text: single boxes first, then groups."""
+    """uint8 [M] Verdicts, by steps 2 to 4 of the module's text: single boxes first, then groups."""
     classes = len(truth.space)
     keys = len(truth.image_ids) * classes
     truth_key = truth.image * classes + truth.label
     key = detected.image * classes + detected.label
     difficult = truth.has(BoxFlag.DIFFICULT)
-    verdict = np.full(len(detected), Verdict.MISS, np.uint8)
+    evaluable = _evaluable(truth, detected)
+    verdict = np.where(evaluable, Verdict.MISS, Verdict.IGNORED).astype(np.uint8)
 
     single = np.flatnonzero(~group)
     best, which = best_overlap(
         truth.boxes[single], detected.boxes, truth_key[single], key, keys, intersection_over_union
     )
-    near = best >= iou
+    near = evaluable & (best >= iou)
     excused = np.zeros(len(detected), bool)
     excused[near] = difficult[single][which[near]]
     verdict[excused] = Verdict.IGNORED

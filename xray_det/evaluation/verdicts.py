@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from xray_det.evaluation.columns import Detected
 from xray_det.evaluation.curves import Curve, area, trace
+from xray_det.evaluation.sorting import falling, rising
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,7 +58,7 @@ class Verdicts:
             groups: int64 [C].
         """
         rows = np.flatnonzero(verdict != Verdict.IGNORED)
-        rows = rows[np.argsort(-detected.scores[rows], kind="stable")]
+        rows = rows[falling(detected.scores[rows])]
         return cls(
             label=detected.label[rows],
             scores=detected.scores[rows],
@@ -70,7 +71,7 @@ class Verdicts:
     def join(cls, parts: "Sequence[Verdicts]") -> "Verdicts":
         """The verdicts of all images, from those of one or more parts in the order of the images."""
         scores = np.concatenate([part.scores for part in parts])
-        rows = np.argsort(-scores, kind="stable")  # of sorted runs: a merge
+        rows = falling(scores)
         return cls(
             label=np.concatenate([part.label for part in parts])[rows],
             scores=scores[rows],
@@ -79,7 +80,7 @@ class Verdicts:
             groups=np.sum([part.groups for part in parts], axis=0),
         )
 
-    def take(self, rows: NDArray[np.bool_] | Ints) -> "Verdicts":
+    def take(self, rows: NDArray[np.bool_] | Ints | slice) -> "Verdicts":
         """These detections, in this order; what there is to find stays."""
         return Verdicts(
             label=self.label[rows],
@@ -110,12 +111,11 @@ class Verdicts:
         """
         classes = len(self.boxes)
         positives = self.boxes + group_weight * self.groups
-        small = self.label.astype(np.min_scalar_type(classes))  # few bits are sorted by counting
-        ordered = self.take(np.argsort(small, kind="stable"))
+        ordered = self.take(rising(self.label))
         offsets = np.searchsorted(ordered.label, np.arange(classes + 1))
         ap, curves = np.full(classes, np.nan), {}
         for row in np.flatnonzero(positives):
-            own = ordered.take(np.arange(offsets[row], offsets[row + 1]))
+            own = ordered.take(slice(offsets[row], offsets[row + 1]))
             curves[int(row)] = own.curve(float(positives[row]), group_weight)
             ap[row] = average(curves[int(row)])
         return ap, curves

@@ -29,6 +29,7 @@ from xray_det.config import difference, from_dict
 from xray_det.data import wire
 from xray_det.data.annotations import Annotations, Selection, Source
 from xray_det.data.augmentation import Augmentation
+from xray_det.data.shards import read_table
 from xray_det.errors import InputError
 from xray_det.inference.detect import detect, detection_rows, detection_schema
 from xray_det.inference.pictures import Pictures, by_aspect, pictures
@@ -82,11 +83,15 @@ class Prediction:
     parts: int
     space: LabelSpace
 
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The parts' files in order."""
+        return tuple(_part(self.folder, part) for part in range(self.parts))
+
     def tables(self, dataset: str | None = None) -> Iterator[pa.Table]:
         """The parts in order, each a table of schema.DETECTIONS; of one dataset alone when it is named."""
-        for part in range(self.parts):
-            fs, path = storage.locate(_part(self.folder, part))
-            table = pq.read_table(path, filesystem=fs, partitioning=None)
+        for uri in self.uris:
+            table = read_table(uri)
             yield table if dataset is None else table.filter(pa.compute.equal(table["dataset"], dataset))
 
     def table(self, dataset: str | None = None) -> pa.Table:

@@ -90,8 +90,8 @@ def measure_experiment(weights: str, detections: str, journal: Journal, *, exper
         dataset = Manifest.load(selection.folder)
         counts = trained_counts(prediction.space, learned, dataset)
         protocol_of_publishers = own_protocol(dataset)
-        for protocol in dict.fromkeys(("coco", protocol_of_publishers)):
-            result = assess(prediction, selection, protocol)
+        protocols = tuple(dict.fromkeys(("coco", protocol_of_publishers)))
+        for protocol, result in assess(prediction, selection, protocols).items():
             found = {**result.metrics, **by_band(result, bands(counts))}
             key = f"{dataset.name}/{protocol}"
             metrics |= {f"val/{key}/{name}": value for name, value in found.items()}
