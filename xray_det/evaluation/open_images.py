@@ -191,7 +191,8 @@ def _spread(labels: Ints, relation: NDArray[np.bool_]) -> tuple[Ints, Ints]:
 
 def _distinct(verified: Ints, classes: int) -> Ints:
     """Image labels in order and without repeats, int64 [V, 3]."""
-    numbers = np.unique((verified[:, 0] * classes + verified[:, 1]) * 2 + verified[:, 2])  # faster than rows
+    numbers = np.sort((verified[:, 0] * classes + verified[:, 1]) * 2 + verified[:, 2])
+    numbers = numbers[np.diff(numbers, prepend=-1) > 0]  # np.unique would hash them, slower
     return np.column_stack([numbers // 2 // classes, numbers // 2 % classes, numbers % 2])
 
 
