@@ -1,7 +1,7 @@
 """A part of a dataset's images, judged by every protocol. Without torch: tasks of Ray Data import it.
 
 A task reads the truth (from the node's mapped annotations) and the detections of its images once, whatever is asked.
-What it leaves is 13 bytes a detection that counts; only the engine of COCO and LVIS wants the detections themselves, all at once.
+What it leaves is 13 bytes a detection that counts; only the engine of COCO and LVIS wants the detections, all at once.
 """
 
 from collections.abc import Mapping, Sequence
