@@ -281,3 +281,25 @@ def test_a_group_counts_once_at_its_best_score(truth_of: Make, detected_of: Make
 def test_impossible_settings_are_named(setting: dict[str, float], truth_of: Make, detected_of: Make) -> None:
     with pytest.raises(InputError, match=r"nan|-1\.0|0\.0|1\.5"):
         open_images.evaluate(truth_of([], images=1, classes=1), detected_of([]), **setting)
+
+
+def test_truth_that_contradicts_itself_is_named(truth_of: Make, detected_of: Make) -> None:
+    truth = truth_of([], images=2, classes=2, verified=[(1, 0, 1), (1, 1, 1), (1, 1, 0)], exhaustive=False)
+    with pytest.raises(InputError, match="image '1': class 1 is verified both present and absent"):
+        open_images.evaluate(truth, detected_of([]))
+    cycle = np.array([[True, True], [True, True]])
+    with pytest.raises(InputError, match=r"its own ancestor \(class 0, class 1\)"):
+        open_images.evaluate(truth_of([], images=1, classes=2), detected_of([]), ancestors=cycle)
+
+
+def test_truth_without_boxes_has_nothing_to_find(truth_of: Make, detected_of: Make) -> None:
+    result = open_images.evaluate(truth_of([], images=1, classes=2), detected_of([(0, 0, [0, 0, 9, 9], 0.9)]))
+    assert np.isnan([*result.metrics.values(), *result.ap]).all()
+    assert (result.boxes.tolist(), dict(result.curves)) == ([0, 0], {})
+
+
+def test_a_detection_does_not_turn_to_its_second_choice(truth_of: Make, detected_of: Make) -> None:
+    """Unlike COCO's: what lies most on a box that is taken is a miss, though another one is near enough."""
+    truth = truth_of([(0, 0, [0, 0, 10, 10], 0), (0, 0, [0, 0, 10, 9], 0)], images=1, classes=1)
+    found = detected_of([(0, 0, [0, 0, 10, 10], 0.9), (0, 0, [0, 0, 10, 9.8], 0.8)])
+    assert open_images.evaluate(truth, found).curves[0].recall.tolist() == [0.5, 0.5]

@@ -1,5 +1,6 @@
 """predict.py and evaluate.py as a user calls them, on a detector with random weights."""
 
+import csv
 import importlib.util
 import json
 import subprocess
@@ -66,6 +67,16 @@ def test_predict_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     table = json.loads(scores.read_text())["made"]
     assert set(table) == {"coco", "open_images", "voc"}
     assert len(list((out / "figures").iterdir())) == 6
+    lines = list(csv.DictReader((out / "classes.csv").open()))
+    assert [(line["protocol"], line["rank"]) for line in lines] == [(p, r) for p in table for r in "123"]
+    published_boxes = sum(map(len, boxes.values()))
+    for protocol, scored in table.items():
+        own = {line["class"]: line for line in lines if line["protocol"] == protocol}
+        assert sum(int(line["boxes"]) for line in own.values()) == published_boxes
+        key = "id" if protocol == "open_images" else "class"
+        assert {line[key]: float(line["AP"] or "nan") for line in own.values()} == pytest.approx(
+            {name: np.nan if ap is None else ap for name, ap in scored["per_class"].items()}, nan_ok=True
+        )
 
     # The scores are those that score.py gives the file that predict.py wrote, against the published annotations.
     published = tmp_path / "second" / "published" / "annotations" / "instances_train.json"
