@@ -149,6 +149,39 @@ def test_every_real_defect_is_caught_in_its_image(shared_data: Path, tmp_path: P
             assert bool(flags & BoxFlag.NO_AREA) == (x2 <= x1 or y2 <= y1)
 
 
+def test_lvis_lists_reach_the_shards_and_the_manifest_says_what_they_are(shared_data: Path, tmp_path: Path) -> None:
+    """coco_tiny's validation images in LVIS's form: what each says of its classes, and the classes' frequency."""
+    from xray_det.data.annotations import Annotations, Selection
+    from xray_det.evaluation.assess import own_protocol, truth_of
+
+    published = json.loads((shared_data / "coco_tiny/annotations/instances_val2017.json").read_text())
+    for image in published["images"]:
+        held = sorted({a["category_id"] for a in published["annotations"] if a["image_id"] == image["id"]})
+        absent = [c["id"] for c in published["categories"] if c["id"] not in held][:3]
+        image |= {"coco_url": f"http://images.cocodataset.org/val2017/{image.pop('file_name')}"}
+        image |= {"neg_category_ids": absent, "not_exhaustive_category_ids": held[:1]}
+    for number, category in enumerate(published["categories"]):
+        category["frequency"] = "rcf"[number % 3]
+    (tmp_path / "lvis").mkdir()
+    (tmp_path / "lvis/val2017").symlink_to(shared_data / "coco_tiny/val2017")
+    (tmp_path / "lvis/lvis_v1_val.json").write_text(json.dumps(published))
+    made = ingest_published([tmp_path / "lvis"], str(tmp_path / "out"), progress=False)
+    assert (made.format, made.exhaustive, made.images, own_protocol(made)) == ("lvis", False, 6, "lvis")
+    assert Manifest.load(made.folder) == made
+    assert [c.frequency for c in made.space.classes[:4]] == ["r", "c", "f", "r"]
+    ids = [c.source_id for c in made.space.classes]
+    rows = {row["image_id"]: row for uri in made.shard_uris for row in pq.read_table(uri).to_pylist()}
+    for image in published["images"]:
+        row = rows[str(image["id"])]
+        assert [int(ids[label]) for label in row["verified_negative"]] == image["neg_category_ids"]
+        assert [int(ids[label]) for label in row["not_exhaustive"]] == image["not_exhaustive_category_ids"]
+    # the annotations that a training maps, and the truth that it is measured against, have them too
+    table = Annotations.open([Selection(folder=made.folder)]).take(np.arange(6))
+    assert sum(len(lists) for lists in table["not_exhaustive"].to_pylist()) == 6
+    truth, _ = truth_of(Selection(folder=made.folder))
+    assert (len(truth.verified), len(truth.not_exhaustive), truth.exhaustive) == (18, 6, False)
+
+
 def test_both_releases_of_the_miniature_come_through_whole(tmp_path: Path) -> None:
     """Patches, fractions of the image, image-level labels, a hierarchy: and exactly the planted defects."""
     small = Miniature(classes=8, images=60, validation_images=12, defects=1)

@@ -88,6 +88,56 @@ def test_coco_tiny_with_crowds_and_segment_areas_equals_pycocotools(tmp_path: Pa
     assert list(scores.values()) == evaluation.stats.tolist()
 
 
+@pytest.fixture
+def federated(tmp_path: Path) -> tuple[Path, Path]:
+    """LVIS JSON of three images, and detections: a rare class is found, then not seen, a frequent one mistaken."""
+    images = [
+        {
+            "id": n,
+            "neg_category_ids": absent,
+            "not_exhaustive_category_ids": [],
+            "coco_url": f"http://x/val2017/{n}.jpg",
+        }
+        for n, absent in ((1, []), (2, [9]), (3, []))
+    ]
+    box = {"bbox": [10, 10, 90, 90], "area": 8000}
+    truth = {
+        "images": images,
+        "annotations": [{"id": n, "image_id": n, "category_id": c} | box for n, c in ((1, 4), (2, 4), (3, 9))],
+        "categories": [{"id": 4, "name": "cup", "frequency": "r"}, {"id": 9, "name": "bowl", "frequency": "f"}],
+    }
+    found = [(1, 4, 0.9), (2, 9, 0.8), (1, 9, 0.8), (3, 9, 0.7)]  # no one looked for a bowl in the first image
+    detections = [{"image_id": i, "category_id": c, "score": v} | box for i, c, v in found]
+    for name, value in (("truth", truth), ("found", detections)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    return tmp_path / "truth.json", tmp_path / "found.json"
+
+
+def test_lvis_has_lvis_apis_names_and_values(tmp_path: Path, federated: tuple[Path, Path]) -> None:
+    truth, found = federated
+    scores = scored(tmp_path, "lvis", "--truth", truth, "--detections", found)
+    rare = 51 / 101  # half of the cups are found, with the first detection: recall 0 to 0.5 at precision 1
+    mean = (rare + 0.5) / 2
+    assert scores == pytest.approx(
+        {"AP": mean, "AP50": mean, "AP75": mean, "APs": -1, "APm": mean, "APl": -1}
+        | {"APr": rare, "APc": -1, "APf": 0.5, "AR@300": 0.75, "ARs@300": -1, "ARm@300": 0.75, "ARl@300": -1}
+    )
+    plain = scored(tmp_path, "coco", "--truth", truth, "--detections", found)
+    assert plain["AP"] < mean  # by COCO's rules the bowl in the first image is wrong
+
+
+def test_what_lvis_cannot_score_is_named(tmp_path: Path, shared_data: Path, federated: tuple[Path, Path]) -> None:
+    truth, found = federated
+    row = json.loads(found.read_text())[0]
+    found.write_text(json.dumps([row | {"image_id": 77}]))
+    assert re.search(
+        "images are not in the truth.*77", refusal(tmp_path, "lvis", "--truth", truth, "--detections", found)
+    )
+    folder = shared_data / "metric_refs/coco_val2014_100"
+    files = ("--truth", folder / "gts.json", "--detections", folder / "dets.json")
+    assert re.search("classes have no frequency", refusal(tmp_path, "lvis", *files))
+
+
 @pytest.fixture(scope="module")
 def voc(shared_data: Path) -> Path:
     return shared_data / "voc2012_100"
