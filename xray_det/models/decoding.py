@@ -20,7 +20,7 @@ class Decoding:
         score_threshold: pairs that score no more are dropped.
         nms_iou: a box that overlaps more than this with a better one of its class is dropped.
         candidates: pairs a level that enter suppression.
-        max_detections: an image.
+        max_detections: an image. LVIS's protocol counts 300.
     """
 
     score_threshold: float = 0.05
