@@ -38,7 +38,7 @@ def test_streams_do_not_repeat_each_other() -> None:
         for purpose in Purpose
         for attempt in (0, 1)
     ]
-    assert len(np.unique(np.concatenate(drawn))) == 48 * 5000
+    assert len(np.unique(np.concatenate(drawn))) == 16 * len(Purpose) * 5000
 
 
 def test_numbers_are_uniform_and_independent_of_position() -> None:

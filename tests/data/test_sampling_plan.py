@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xray_det.data.plan import before, drawings, in_order, plan
 from xray_det.data.sampling import (
     Cap,
     ImageClasses,
@@ -19,7 +20,6 @@ from xray_det.data.sampling import (
     class_probability,
     expected_multiplicity,
     exposure,
-    plan,
 )
 from xray_det.errors import InputError
 
@@ -118,6 +118,62 @@ def test_every_image_is_drawn_floor_or_ceil_of_its_expectation(
     held = [set(x) for d in datasets for x in lists(d)]
     for c in range(6):
         assert exposure(datasets, times, 6)[c] == sum(c in held[x] for x in drawn)
+
+
+@given(cases(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_parts_that_know_only_the_counts_make_the_same_plan_however_they_are_cut(
+    case: tuple[list[ImageClasses], Sampling, list[float] | None, int, int], data: st.DataObject
+) -> None:
+    datasets, rule, ratio, batch, seed = case
+    key = {"ratio": ratio, "batch": batch, "seed": seed, "phase": 1, "epoch": data.draw(st.integers(0, 5))}
+    cuts = [sorted(data.draw(st.lists(st.integers(0, len(d)), max_size=4))) for d in datasets]  # parts may be empty
+    shards = [
+        [(a, d.part(a, b)) for a, b in zip([0, *cut], [*cut, len(d)], strict=True)]
+        for d, cut in zip(datasets, cuts, strict=True)
+    ]
+    counts = [np.sum([shard.counts(6) for _, shard in one], axis=0) for one in shards]
+    drawn, first = [], 0
+    for drawing, one in zip(drawings(counts, [len(d) for d in datasets], rule, **key), shards, strict=True):
+        rows = [drawing.row(shard, first + start) for start, shard in one]
+        begins = before([row.tally for row in rows])
+        drawn += [drawing.draws(row, begin) for row, begin in zip(rows, begins, strict=True)]
+        first += sum(len(shard) for _, shard in one)
+    order = data.draw(st.permutations(drawn))
+    np.testing.assert_array_equal(in_order(order), plan(datasets, rule, **key))
+
+
+def test_blocks_that_bound_the_memory_do_not_show(open_images: ImageClasses, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rule in RULES:
+        whole = plan([open_images], rule, batch=16, seed=0, phase=0, epoch=1)
+        monkeypatch.setattr("xray_det.data.plan.BLOCK", 1000)
+        np.testing.assert_array_equal(plan([open_images], rule, batch=16, seed=0, phase=0, epoch=1), whole)
+        monkeypatch.undo()
+
+
+def test_images_of_one_rarest_class_together_get_floor_or_ceil_too(open_images: ImageClasses) -> None:
+    counts = open_images.counts()
+    rarest = np.array([min(classes, key=lambda c: (counts[c], c), default=-1) for classes in lists(open_images)])
+    for rule in (SoftBalance(lam=0.7), SoftBalance(lam=1.0), RepeatFactor(threshold=0.05), Cap(max_images=100)):
+        draws = -(-len(open_images) // 16) * 16
+        expected = expected_multiplicity([open_images], rule, draws=draws)
+        drawn = plan([open_images], rule, batch=16, seed=0, phase=0, epoch=0)
+        times = np.bincount(drawn, minlength=len(open_images))
+        for c in np.unique(rarest):
+            assert abs(times[rarest == c].sum() - expected[rarest == c].sum()) < 1 + 1e-6
+
+
+def test_over_the_epochs_of_a_phase_images_take_turns(open_images: ImageClasses) -> None:
+    epochs, rule = 32, SoftBalance(lam=1.0)
+    draws = -(-len(open_images) // 16) * 16
+    expected = epochs * expected_multiplicity([open_images], rule, draws=draws)
+    times = np.zeros(len(open_images))
+    for epoch in range(epochs):
+        drawn = plan([open_images], rule, batch=16, seed=0, phase=0, epoch=epoch)
+        times += np.bincount(drawn, minlength=len(open_images))
+    off = np.abs(times - expected)
+    assert off.max() < 3, "with rows and combs of their own the epochs were off by up to 9"
+    assert off.mean() < 0.75
 
 
 def test_equations_6_to_8_on_a_hand_made_case() -> None:
@@ -268,6 +324,8 @@ def test_an_image_without_objects_is_natural_but_never_class_balanced() -> None:
     [
         (lambda: SoftBalance(lam=-0.1), ["lam", "-0.1"]),
         (lambda: SoftBalance(lam=float("nan")), ["lam", "nan"]),
+        (lambda: SoftBalance(lam=(0.5, -0.1)), ["lam", "-0.1"]),
+        (lambda: plan([images({0})], SoftBalance(lam=(0, 1)), batch=1, seed=0, phase=0, epoch=0), ["0 to 1", "at"]),
         (lambda: RepeatFactor(threshold=0), ["threshold"]),
         (lambda: Cap(max_images=0), ["max_images", "0"]),
         (lambda: plan([], Natural(), batch=1, seed=0, phase=0, epoch=0), ["no images"]),

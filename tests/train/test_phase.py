@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from xray_det.config import from_dict, replace, to_dict
+from xray_det.data.sampling import Natural, SoftBalance
 from xray_det.errors import InputError
 from xray_det.train.phase import SGD, AdamW, ClassRows, Head, Phase
 
@@ -26,6 +27,7 @@ from xray_det.train.phase import SGD, AdamW, ClassRows, Head, Phase
         ({"clip": 0.0}, "clip"),
         ({"ratio": (0.0, 0.0)}, "ratio"),
         ({"ratio": (1.0, -1.0)}, "ratio"),
+        ({"epochs": 1, "sampling": SoftBalance(lam=(0.0, 1.0))}, "sampling.lam"),
     ],
 )
 def test_impossible_values_are_refused_by_name(changes: dict[str, Any], field: str) -> None:
@@ -54,3 +56,24 @@ def test_a_phase_survives_its_json_form() -> None:
     phase = Phase(epochs=3, trainable=ClassRows(names=("cat",)), optimizer=AdamW(), drops=(1.5,), ratio=(1.0, 2.0))
     assert from_dict(Phase, to_dict(phase)) == phase
     assert replace(phase, "trainable", "Head").trainable == Head()
+
+
+def test_lambda_moves_through_the_epochs_of_a_phase() -> None:
+    phase = Phase(epochs=5, sampling=SoftBalance(lam=(0.2, 1.0)))
+    rules = [phase.sampling_at(epoch) for epoch in range(5)]
+    assert [rule.lam for rule in rules if isinstance(rule, SoftBalance)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert Phase(epochs=5, sampling=SoftBalance(lam=0.7)).sampling_at(3) == SoftBalance(lam=0.7)
+    assert Phase(epochs=5).sampling_at(3) == Natural()
+
+
+def test_lambda_is_one_number_or_two_in_json_and_by_path() -> None:
+    phase = Phase(epochs=2, sampling=SoftBalance(lam=(0.0, 1.0)))
+    assert to_dict(phase)["sampling"] == {"type": "SoftBalance", "lam": [0.0, 1.0]}
+    assert from_dict(Phase, to_dict(phase)) == phase
+    one = replace(phase, "sampling.lam", "0.3")
+    assert to_dict(one)["sampling"] == {"type": "SoftBalance", "lam": 0.3}
+    for text in ("0,1", "[0, 1]", [0, 1]):
+        assert replace(one, "sampling.lam", text) == phase
+    for wrong in ("-1", "1,-1", "1,2,3", "high"):
+        with pytest.raises(InputError, match=r"lam"):
+            replace(phase, "sampling.lam", wrong)

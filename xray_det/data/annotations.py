@@ -31,7 +31,7 @@ from xray_det.errors import InputError
 _LAYOUT = 2  # of the cached file; part of its name
 _PLAIN = ("image_id", "offset", "length", "width", "height")
 _RAGGED = ("boxes", "area", "flags", "labels", "verified_positive", "verified_negative", "not_exhaustive")
-_CHUNK = 200_000  # images at a time where a pass over all of them needs memory
+_CHUNK = 2**16  # images at a time where a pass over all of them needs memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,19 +142,19 @@ class Annotations:
         ]
 
     def _image_classes(self, start: int, stop: int, table: np.ndarray) -> ImageClasses:
-        classes, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+        parts = []
         for first in range(start, stop, _CHUNK):
             part = self.batch.slice(first, min(_CHUNK, stop - first))
-            _, offsets = ragged(part.column("flags"))
+            flags, offsets = ragged(part.column("flags"))
             labels, label_box = box_labels(part.column("labels"))
-            flags, _ = ragged(part.column("flags"))
             image = np.repeat(np.arange(part.num_rows), np.diff(offsets))[label_box]
             kept = (trained(flags) & ~region(flags))[label_box]
-            # one number an (image, class), so that one sort finds the unique ones in order
-            pairs = np.unique(image[kept] * np.int64(2**31) + table[labels[kept]])
-            classes.append((pairs % 2**31).astype(np.int32))
-            counts.append(np.bincount(pairs >> 31, minlength=part.num_rows))
-        return ImageClasses(classes=np.concatenate(classes), offsets=np.cumsum(np.concatenate(counts)))
+            parts.append(ImageClasses.of(image[kept], table[labels[kept]], part.num_rows))
+        held = [np.diff(part.offsets) for part in parts]
+        return ImageClasses(
+            classes=np.concatenate([np.empty(0, np.int32), *(part.classes for part in parts)]),
+            offsets=np.cumsum(np.concatenate([np.zeros(1, np.int64), *held])),
+        )
 
 
 @lru_cache(maxsize=4)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from xray_det.data.sampling import ImageClasses
 from xray_det.data.schema import NOT_TRAINED, REGION, SHARD, BoxFlag
 from xray_det.labels.frequency import imbalance_magnitude
 
@@ -84,7 +85,7 @@ class Statistics:
         spans = np.maximum(corners[:, 2:] - corners[:, :2], 0)
         box_area, area = spans.prod(axis=1), _leaf(table, "area", 1)[trained]
         image_area = (width * height)[box_image[trained]]
-        pairs = np.unique(box_image[label_box[taught]] * num_classes + labels[taught])  # (image, class), each once
+        held = ImageClasses.of(box_image[label_box[taught]], labels[taught], table.num_rows)
         return cls(
             images=np.array(table.num_rows),
             published_boxes=np.array(len(labels)),
@@ -92,10 +93,10 @@ class Statistics:
             regions=np.array((trained & ((flags & int(REGION)) != 0)).sum()),
             several_labels=np.array((trained & (np.bincount(label_box, minlength=len(flags)) > 1)).sum()),
             flags=np.array([((flags[label_box] >> bit) & 1).sum() for bit in range(16)], np.int64),
-            image_counts=np.bincount(pairs % max(num_classes, 1), minlength=num_classes),
+            image_counts=held.counts(num_classes),
             instance_counts=np.bincount(labels[taught], minlength=num_classes),
             boxes_an_image=_an_image(box_image[trained], table.num_rows),
-            classes_an_image=_an_image(pairs // max(num_classes, 1), table.num_rows),
+            classes_an_image=_clipped_bincount(np.diff(held.offsets), MOST_AN_IMAGE + 1),
             widths=_quarter_octaves(width),
             heights=_quarter_octaves(height),
             box_sizes=_quarter_octaves(np.sqrt(box_area)),

@@ -20,9 +20,9 @@ from xray_det.data.annotations import Annotations, Selection
 from xray_det.data.assemble import Recipe
 from xray_det.data.augmentation import Augmentation
 from xray_det.data.batch import Batch
+from xray_det.data.plan import plan as epoch_plan
 from xray_det.data.randomness import Key
 from xray_det.data.sampling import ImageClasses, Sampling
-from xray_det.data.sampling import plan as sampling_plan
 from xray_det.data.tasks import assemble_block
 from xray_det.errors import InputError
 from xray_det.labels.supervision import Supervision
@@ -117,7 +117,7 @@ class Loader:
 
     def plan(self, sampling: Sampling, ratio: Sequence[float] | None, phase: int, epoch: int) -> np.ndarray:
         """int64 [M], row numbers of the annotations in the order of an epoch; M is a multiple of the global batch."""
-        return sampling_plan(
+        return epoch_plan(
             self.image_classes, sampling, ratio=ratio, batch=self.batch, seed=self.seed, phase=phase, epoch=epoch
         )
 

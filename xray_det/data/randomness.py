@@ -19,6 +19,9 @@ class Purpose(IntEnum):
     GEOMETRY = 0
     CROP = 1
     PHOTOMETRIC = 2
+    ROW = 3
+    COMB = 4
+    PLACE = 5
 
 
 @dataclass(frozen=True, kw_only=True)

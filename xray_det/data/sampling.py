@@ -1,16 +1,16 @@
-"""The plan: which images an epoch shows, and in which order. A pure function; it knows no worker and no world size.
+"""How often each image is shown: the sampling rules, and what they promise on average. data/plan.py keeps the promise.
 
 Letters: N images of all datasets, N_d of dataset d, C classes, M draws of an epoch (N rounded up to whole batches),
 n_i images that hold class i, E[m(x)] how often image x is drawn on average over seeds.
 
-Every rule gives each image an expected multiplicity; the plan then draws each image floor(E) or ceil(E) times, so that
-what a rule promises on average nearly holds in every single epoch. Class balance is computed inside each dataset and
-scaled to the dataset's share of the draws (the mixing ratio).
+Class balance is computed inside each dataset and scaled to the dataset's share of the draws (the mixing ratio). A rule
+gives an image a width, an integer in proportion to E[m(x)] that follows from its own classes and the n_i of the whole
+dataset: so a shard computes those of its images alone, and sums of widths are exact in whatever order they are taken.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from xray_det.errors import InputError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
+Integer = TypeVar("Integer", bound=np.integer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,27 @@ class SoftBalance:
     """Soft-balance sampling (paper 002, eqs 6-8): lam 0 follows the label counts, 1 is class-aware, above 1 is legal.
 
     lam = 0 only approximates ``Natural``: it draws images in proportion to their classes, and never an empty one.
+
+    Args:
+        lam: a number, or two: lambda in a phase's first epoch and in its last, in even steps between (``at``).
     """
 
-    lam: float = 0.7
+    lam: float | tuple[float, float] = 0.7
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lam < float("inf"):
-            raise InputError("SoftBalance.lam", f"{self.lam} is not 0 or more", "Give lambda as 0 to about 1.5")
+        for lam in self.course:
+            if not 0 <= lam < float("inf"):
+                raise InputError("SoftBalance.lam", f"{lam} is not 0 or more", "Give lambda as 0 to about 1.5")
+
+    @property
+    def course(self) -> tuple[float, float]:
+        """Lambda in the first and in the last epoch of a phase."""
+        return self.lam if isinstance(self.lam, tuple) else (self.lam, self.lam)
+
+    def at(self, epoch: int, epochs: int) -> "SoftBalance":
+        """The rule of one epoch of a phase: its lambda is a number."""
+        first, last = self.course
+        return SoftBalance(lam=first + (last - first) * epoch / max(epochs - 1, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,72 +95,47 @@ class ImageClasses:
     classes: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
 
+    @classmethod
+    def of(cls, image: npt.NDArray[np.integer], label: npt.NDArray[np.integer], images: int) -> "ImageClasses":
+        """From labels and the number of the image that each lies in, both [L], of ``images`` images."""
+        # One number a pair. np.unique would find the different ones by hashing, thirty times slower than this sort.
+        pairs = np.sort(image.astype(np.int64) << 32 | label)
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+        held = np.bincount(pairs >> 32, minlength=images)
+        return cls(classes=(pairs & (2**32 - 1)).astype(np.int32), offsets=np.cumsum(np.concatenate([[0], held])))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def part(self, start: int, stop: int) -> "ImageClasses":
+        """Images ``start`` to ``stop`` - 1."""
+        offsets = self.offsets[start : stop + 1]
+        return ImageClasses(classes=self.classes[offsets[0] : offsets[-1]], offsets=offsets - offsets[0])
 
     def counts(self, num_classes: int = 0) -> Ints:
         """n_i, the number of images that hold class i: int64 [C], at least ``num_classes`` long."""
         return np.bincount(self.classes, minlength=num_classes)
 
-
-def plan(
-    datasets: Sequence[ImageClasses],
-    sampling: Sampling,
-    *,
-    ratio: Sequence[float] | None = None,
-    batch: int,
-    seed: int,
-    phase: int,
-    epoch: int,
-) -> Ints:
-    """The images of an epoch in order.
-
-    Args:
-        datasets: their images are numbered through, in this order.
-        ratio: the share of the draws that each dataset gets (any scale); None: in proportion to its images.
-        batch: images of a global batch, over all workers.
-        seed, phase, epoch: 0 or more; together with the other arguments they determine the plan.
-
-    Returns:
-        int64 [M]: image numbers; M is N rounded up to a multiple of ``batch``. An image is drawn floor or ceil of its
-        expected number of times, its repeats spread over the epoch. With ``Natural`` and no ratio the first N are a
-        permutation of all images.
-
-    Raises:
-        InputError: no images, a ratio that does not fit, or a dataset without labels under a class balance.
-    """
-    if batch < 1 or min(seed, phase, epoch) < 0:
-        numbers = f"batch {batch}, seed {seed}, phase {phase}, epoch {epoch}"
-        raise InputError("plan", f"{numbers} must be 0 or more, and the batch 1 or more", "Give other numbers")
-    total = sum(map(len, datasets))
-    draws = -(-total // batch) * batch
-    shares = _draws(datasets, ratio, draws)
-    if isinstance(sampling, Natural) and ratio is None:  # one sequence through everything
-        shares, datasets = [draws], [ImageClasses(classes=np.empty(0, np.int32), offsets=np.zeros(total + 1, np.int64))]
-    images, places, first = [], [], 0
-    for number, (dataset, share) in enumerate(zip(datasets, shares, strict=True)):
-        if share:
-            key = (seed, phase, number)
-            if isinstance(sampling, Natural):
-                image, place = _rounds(len(dataset), share, key, epoch)
-            else:
-                image, place = _resampled(dataset, share, sampling, np.random.default_rng((*key, epoch)))
-            images.append(image + first)
-            places.append(place)
-        first += len(dataset)
-    # Places lie in [0, 1): sorting them mixes the datasets evenly and puts each copy where it belongs.
-    return np.concatenate(images)[np.argsort(np.concatenate(places), kind="stable")]
+    def fold(self, of_class: npt.NDArray[Integer], ufunc: np.ufunc, empty: int) -> npt.NDArray[Integer]:
+        """``ufunc`` over the values of each image's classes, ``empty`` for an image without: [N_d]."""
+        values = np.append(of_class[self.classes], of_class.dtype.type(empty))  # the last offset points behind classes
+        out: npt.NDArray[Integer] = ufunc.reduceat(values, self.offsets)[:-1]
+        out[self.offsets[1:] == self.offsets[:-1]] = empty
+        return out
 
 
 def expected_multiplicity(
     datasets: Sequence[ImageClasses], sampling: Sampling, *, draws: int, ratio: Sequence[float] | None = None
 ) -> Floats:
     """E[m(x)], how often each image is drawn in an epoch of ``draws``, on average over seeds: float64 [N]."""
-    shares = _draws(datasets, ratio, draws)
+    shares = whole_draws([len(dataset) for dataset in datasets], ratio, draws)
     if isinstance(sampling, Natural) and ratio is None:
         total = sum(map(len, datasets))
         return np.full(total, draws / total)
-    parts = [_expected(d, sampling, share) for d, share in zip(datasets, shares, strict=True)]
+    parts = []
+    for dataset, share in zip(datasets, shares, strict=True):
+        width = widths(dataset, sampling, dataset.counts(), len(dataset)) if share else np.zeros(len(dataset), np.int64)
+        parts.append(width * (share / max(int(width.sum()), 1)))
     return np.concatenate(parts)
 
 
@@ -177,91 +167,59 @@ def class_probability(counts: npt.NDArray[np.integer], lam: float) -> Floats:
     return out
 
 
-def _draws(datasets: Sequence[ImageClasses], ratio: Sequence[float] | None, draws: int) -> list[int]:
-    """Whole draws of each dataset, by largest remainder: the same in every epoch."""
-    sizes = np.array([len(dataset) for dataset in datasets], np.float64)
-    if not sizes.sum():
+def widths(images: ImageClasses, sampling: Sampling, counts: Ints, total: int) -> Ints:
+    """Integers in proportion to the images' E[m(x)] under a rule: int64 [n]; over a dataset they sum to 2^62 at most.
+
+    Args:
+        images: any part of a dataset.
+        counts: int64 [C], n_i over the whole dataset.
+        total: N_d, images of the whole dataset.
+
+    Raises:
+        InputError: a class balance, and no image of the dataset holds a class.
+    """
+    held = np.maximum(counts, 1)
+    if isinstance(sampling, Natural):
+        return np.full(len(images), 2**62 // total)
+    if isinstance(sampling, SoftBalance):
+        if not counts.any():
+            problem = "no image of a dataset holds a labelled object, so no class can be drawn"
+            raise InputError("SoftBalance", problem, "Use Natural, or give that dataset the ratio 0")
+        # a class by P_s*, then one of its n_i images: E[m(x)] = M * sum over i in x of P_s*(i) / n_i
+        first, last = sampling.course
+        if first != last:
+            raise InputError("SoftBalance.lam", f"moves from {first} to {last}", "Plan an epoch with SoftBalance.at")
+        of_class = class_probability(counts, first) / held
+        return images.fold((of_class * 2.0**62).round().astype(np.int64), np.add, 0)
+    if isinstance(sampling, RepeatFactor):
+        of_class = np.maximum(np.sqrt(sampling.threshold * total / held), 1.0)
+    else:
+        of_class = np.minimum(sampling.max_images / held, 1.0)
+    unit = 2.0**62 / (total * max(of_class.max(initial=0.0), 1.0))
+    return images.fold((of_class * unit).astype(np.int64), np.maximum, int(unit))
+
+
+def whole_draws(sizes: Sequence[int], ratio: Sequence[float] | None, draws: int) -> list[int]:
+    """The draws of each dataset, by largest remainder: the same in every epoch.
+
+    Args:
+        sizes: images of each dataset.
+        ratio: the share of each (any scale); None: in proportion to its images.
+
+    Raises:
+        InputError: no images, a ratio that does not fit, or draws from a dataset without images.
+    """
+    images = np.array(sizes, np.float64)
+    if not images.sum():
         raise InputError("plan", "there are no images", "Choose a dataset and split that have some")
-    weights = sizes if ratio is None else np.array(ratio, np.float64)
-    if weights.shape != sizes.shape or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum():
-        problem = f"{ratio} does not fit {len(sizes)} datasets"
+    weights = images if ratio is None else np.array(ratio, np.float64)
+    if weights.shape != images.shape or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum():
+        problem = f"{ratio} does not fit {len(images)} datasets"
         raise InputError("ratio", problem, "Give one number of 0 or more a dataset, not all 0")
-    if (empty := np.flatnonzero((weights > 0) & (sizes == 0))).size:
+    if (empty := np.flatnonzero((weights > 0) & (images == 0))).size:
         raise InputError("ratio", f"dataset number {empty[0]} has no images to draw", "Give it the ratio 0")
     exact = draws * (weights / weights.sum())
     whole = np.floor(exact)
     order = np.argsort(np.round(whole - exact, 9), kind="stable")  # equal remainders: the dataset that is named first
     whole[order[: draws - int(whole.sum())]] += 1
     return [int(share) for share in whole]
-
-
-def _expected(dataset: ImageClasses, sampling: Sampling, draws: int) -> Floats:
-    """E[m(x)] in one dataset, summing to ``draws``: float64 [N_d]."""
-    if not draws:
-        return np.zeros(len(dataset))
-    counts = dataset.counts()
-    if isinstance(sampling, Natural):
-        weight = np.ones(len(dataset))
-    elif isinstance(sampling, SoftBalance):
-        if not len(dataset.classes):
-            problem = "no image of a dataset holds a labelled object, so no class can be drawn"
-            raise InputError("SoftBalance", problem, "Use Natural, or give that dataset the ratio 0")
-        # a class by P_s*, then one of its n_i images: E[m(x)] = M * sum over i in x of P_s*(i) / n_i
-        weight = _fold(dataset, class_probability(counts, sampling.lam) / np.maximum(counts, 1), np.add, 0.0)
-    elif isinstance(sampling, RepeatFactor):
-        factor = np.sqrt(sampling.threshold * len(dataset) / np.maximum(counts, 1))
-        weight = np.maximum(_fold(dataset, factor, np.maximum, 1.0), 1.0)
-    else:
-        weight = _fold(dataset, np.minimum(sampling.max_images / np.maximum(counts, 1), 1.0), np.maximum, 1.0)
-    expected: Floats = weight * (draws / weight.sum())
-    return expected
-
-
-def _fold(dataset: ImageClasses, of_class: npt.NDArray[np.generic], ufunc: np.ufunc, empty: float) -> Floats:
-    """``ufunc`` over the values of each image's classes, ``empty`` for an image without: [N_d]."""
-    out = np.full(len(dataset), empty, of_class.dtype)
-    held = np.diff(dataset.offsets) > 0
-    if held.any():
-        out[held] = ufunc.reduceat(of_class[dataset.classes], dataset.offsets[:-1][held])
-    return out
-
-
-def _resampled(dataset: ImageClasses, draws: int, sampling: Sampling, rng: np.random.Generator) -> tuple[Ints, Floats]:
-    """Systematic resampling: int64 [draws] images and their places in [0, 1).
-
-    The images stand in a row, by their rarest class, ties shuffled, each as wide as its expectation; one random comb
-    with teeth 1 apart is laid over the row. So an image, and nearly so the images of a rare class together, gets floor
-    or ceil of its expectation. One number (where a part of the row begins) lets a shard do its part alone.
-    """
-    expected = _expected(dataset, sampling, draws)
-    counts = dataset.counts()
-    rank = np.empty(len(counts), np.uint16 if len(counts) < 65535 else np.int64)  # radix sort of the former
-    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
-    rarest = _fold(dataset, rank, np.minimum, len(counts))
-    shuffled = rng.permutation(len(dataset))
-    row = shuffled[np.argsort(rarest[shuffled], kind="stable")]
-    ends = np.cumsum(expected[row])
-    ends[ends == ends[-1]] = draws  # whatever the rounding; images without width come last and get nothing
-    times = np.diff(np.minimum(np.floor(ends + rng.random()), draws), prepend=0).astype(np.int64)
-    image = np.repeat(row, times)
-    # Copy j of m lies at (j + u) / m: m copies are 1 / m apart, and a single one lies anywhere.
-    copy = np.arange(draws) - np.repeat(np.cumsum(times) - times, times)
-    return image, (copy + np.repeat(rng.random(len(row)), times)) / np.repeat(times, times)
-
-
-def _rounds(images: int, draws: int, key: tuple[int, ...], epoch: int) -> tuple[Ints, Floats]:
-    """Without replacement, round after round: int64 [draws] images and their places in [0, 1).
-
-    The last round is partial: it takes the next ``draws mod images`` of an order that stays through the phase's
-    epochs, so that over the epochs every image has its turn equally often.
-    """
-    rounds, rest = divmod(draws, images)
-    rng = np.random.default_rng((*key, epoch))
-    half = rng.integers(0, 2, images)
-    turn = np.random.default_rng(key).permutation(images)[(epoch * rest + np.arange(rest)) % images]
-    half[turn] = 0
-    # An image keeps its half of every round, so its repeats are half a round apart or more.
-    at = [number + (half + rng.random(images)) / 2 for number in range(rounds)]
-    at.append(rounds + rng.random(rest) * (rest / images))
-    every = np.tile(np.arange(images), rounds)
-    return np.concatenate([every, turn]), np.concatenate(at) * (images / draws)

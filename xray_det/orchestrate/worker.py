@@ -185,7 +185,7 @@ class RayContext:
     def _planned(self, phase: int, epoch: int) -> np.ndarray:
         if self._plan is None or self._plan[0] != (phase, epoch):
             settings = self._experiment.phases[phase]
-            self._plan = (phase, epoch), self._loader.plan(settings.sampling, settings.ratio, phase, epoch)
+            self._plan = (phase, epoch), self._loader.plan(settings.sampling_at(epoch), settings.ratio, phase, epoch)
         return self._plan[1]
 
     @contextmanager

@@ -6,7 +6,7 @@ changes classes or architecture.
 
 from dataclasses import dataclass, field
 
-from xray_det.data.sampling import Natural, Sampling
+from xray_det.data.sampling import Natural, Sampling, SoftBalance
 from xray_det.errors import InputError
 
 
@@ -111,6 +111,8 @@ class Phase:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise InputError("epochs", f"{self.epochs} is less than one", "Give at least 1")
+        if self.epochs == 1 and isinstance(self.sampling, SoftBalance) and isinstance(self.sampling.lam, tuple):
+            raise InputError("sampling.lam", "moves within a phase of one epoch", "Give one number, or more epochs")
         if self.lr <= 0:
             raise InputError("lr", f"{self.lr} is not positive", "Give a learning rate above 0")
         for name in ("warmup_steps", "warmup_epochs"):
@@ -133,6 +135,10 @@ class Phase:
             raise InputError("clip", f"{self.clip} is not positive", "Give a norm above 0, or none")
         if self.ratio is not None and (min(self.ratio, default=-1) < 0 or sum(self.ratio) <= 0):
             raise InputError("ratio", f"{list(self.ratio)} are no shares", "Give a share of 0 or more for each dataset")
+
+    def sampling_at(self, epoch: int) -> Sampling:
+        """The sampling of one epoch, from 0: lambda may move through the phase."""
+        return self.sampling.at(epoch, self.epochs) if isinstance(self.sampling, SoftBalance) else self.sampling
 
 
 def _not_negative(name: str, value: float) -> None:
