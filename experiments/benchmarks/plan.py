@@ -1,4 +1,4 @@
-"""How fast and in how much memory is an epoch's plan made? Ours, whole and by shards, against a usual Python sampler.
+"""How fast and in how much memory is an epoch's plan made? Ours, whole and by shards, against usual Python samplers.
 
 Images are made with the class counts of the Open Images Challenge (1.74 million images, 12.4 million boxes, 500 classes
 with 1,418,594 to 14 boxes); ``--counts`` names the JSON. Each sampler runs in a process of its own and makes one epoch
@@ -7,11 +7,12 @@ of class-aware sampling (lambda 1):
 - ours: ``plan`` in memory;
 - by shards: the same plan from shards of 512 images that know only the class counts and where in the row they begin,
   one after another in one process; it must be equal to the last bit;
-- peer: a class-aware sampler as they are usually written, a dictionary of lists of images by class, a Python list of N
-  indices drawn one by one.
+- the peers: samplers as they are usually written, a dictionary of lists of images by class and a Python list of N
+  indices, drawn one by one: ``random.choice`` of a class, which can only be class-aware, and numpy's ``choice`` by
+  the classes' probabilities, which serves any lambda.
 
-    python experiments/benchmarks/plan.py --scale 0.1
-    python experiments/benchmarks/plan.py --scale 1 --growth
+    python experiments/benchmarks/plan.py --counts challenge_500_train_instance_counts.json --scale 0.1
+    python experiments/benchmarks/plan.py --counts challenge_500_train_instance_counts.json --scale 1 --growth
 
 ``--growth`` plans 0.1, 1 and 10 million images too (times the scale), ours alone. Memory is the peak above the input
 (image_classes: 4 bytes a pair of an image and a class, 8 bytes an image), which the peer has as well. The goals at
@@ -21,6 +22,7 @@ Result: not measured yet.
 """
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -36,12 +38,12 @@ if TYPE_CHECKING:
     from xray_det.data.sampling import ImageClasses
 
 IMAGES, BOXES = 1_740_000, 12_400_000
-BATCH, SHARD = 32, 512
+BATCH, SHARD, LAMBDA = 32, 512, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Plan an epoch with ours, with ours by shards and with a Python sampler."""
+    """Plan an epoch with ours, with ours by shards and with two Python samplers."""
 
     counts: Path
     """JSON with boxes a class: {"categories": [{"instance_count": 14, ...}, ...]}."""
@@ -107,7 +109,7 @@ def ours(dataset: "ImageClasses", seed: int, epoch: int) -> np.ndarray:
     from xray_det.data.plan import plan
     from xray_det.data.sampling import SoftBalance
 
-    return plan([dataset], SoftBalance(lam=1.0), batch=BATCH, seed=seed, phase=0, epoch=epoch)
+    return plan([dataset], SoftBalance(lam=LAMBDA), batch=BATCH, seed=seed, phase=0, epoch=epoch)
 
 
 def by_shards(dataset: "ImageClasses", seed: int, epoch: int) -> np.ndarray:
@@ -115,36 +117,50 @@ def by_shards(dataset: "ImageClasses", seed: int, epoch: int) -> np.ndarray:
     from xray_det.data.sampling import SoftBalance
 
     (drawing,) = drawings(
-        [dataset.counts()], [len(dataset)], SoftBalance(lam=1.0), batch=BATCH, seed=seed, phase=0, epoch=epoch
+        [dataset.counts()], [len(dataset)], SoftBalance(lam=LAMBDA), batch=BATCH, seed=seed, phase=0, epoch=epoch
     )
     rows = [drawing.row(dataset.part(start, start + SHARD), start) for start in range(0, len(dataset), SHARD)]
     begins = before([row.tally for row in rows])
     return in_order([drawing.draws(row, begin) for row, begin in zip(rows, begins, strict=True)])
 
 
-def peer(dataset: "ImageClasses", seed: int, epoch: int) -> np.ndarray:
-    """The usual class-aware sampler: images by class in a dictionary of lists, one class and one image at a time."""
-    import random
-
+def images_by_class(dataset: "ImageClasses") -> dict[int, list[int]]:
     held: dict[int, list[int]] = {}
-    classes = dataset.classes.tolist()
-    offsets = dataset.offsets.tolist()
+    classes, offsets = dataset.classes.tolist(), dataset.offsets.tolist()
     for image in range(len(dataset)):
         for label in classes[offsets[image] : offsets[image + 1]]:
             held.setdefault(label, []).append(image)
-    random.seed(seed + epoch)
-    labels = sorted(held)
-    size = -(-len(dataset) // BATCH) * BATCH
+    return held
+
+
+def class_aware_peer(dataset: "ImageClasses", seed: int, epoch: int) -> np.ndarray:
+    """A class, all alike, then one of its images; no other lambda than 1."""
+    held = images_by_class(dataset)
+    labels, rng = sorted(held), random.Random(seed + epoch)
     indices = []
-    for _ in range(size):
-        indices.append(random.choice(held[random.choice(labels)]))
+    for _ in range(-(-len(dataset) // BATCH) * BATCH):
+        indices.append(rng.choice(held[rng.choice(labels)]))
+    return np.array(indices)
+
+
+def weighted_peer(dataset: "ImageClasses", seed: int, epoch: int) -> np.ndarray:
+    """A class by its probability, then one of its images: any lambda."""
+    held = images_by_class(dataset)
+    labels, rng = sorted(held), random.Random(seed + epoch)
+    chance = np.random.default_rng(seed + epoch)
+    weights = np.array([len(held[label]) ** (1.0 - LAMBDA) for label in labels])
+    probability = weights / weights.sum()
+    indices = []
+    for _ in range(-(-len(dataset) // BATCH) * BATCH):
+        indices.append(rng.choice(held[chance.choice(labels, p=probability)]))
     return np.array(indices)
 
 
 SAMPLERS: dict[str, Callable[["ImageClasses", int, int], np.ndarray]] = {
     "ours": ours,
     "by shards": by_shards,
-    "peer": peer,
+    "class-aware peer": class_aware_peer,
+    "weighted peer": weighted_peer,
 }
 
 

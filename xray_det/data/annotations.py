@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from xray_det import storage
 from xray_det.data.geometry import region, trained
 from xray_det.data.manifest import Manifest
-from xray_det.data.sampling import ImageClasses
+from xray_det.data.sampling import ImageClasses, joined
 from xray_det.data.schema import SHARD
 from xray_det.errors import InputError
 
@@ -142,19 +142,22 @@ class Annotations:
         ]
 
     def _image_classes(self, start: int, stop: int, table: np.ndarray) -> ImageClasses:
-        parts = []
-        for first in range(start, stop, _CHUNK):
-            part = self.batch.slice(first, min(_CHUNK, stop - first))
-            flags, offsets = ragged(part.column("flags"))
-            labels, label_box = box_labels(part.column("labels"))
-            image = np.repeat(np.arange(part.num_rows), np.diff(offsets))[label_box]
-            kept = (trained(flags) & ~region(flags))[label_box]
-            parts.append(ImageClasses.of(image[kept], table[labels[kept]], part.num_rows))
-        held = [np.diff(part.offsets) for part in parts]
-        return ImageClasses(
-            classes=np.concatenate([np.empty(0, np.int32), *(part.classes for part in parts)]),
-            offsets=np.cumsum(np.concatenate([np.zeros(1, np.int64), *held])),
-        )
+        chunks = range(start, stop, _CHUNK)
+        return joined([taught_classes(self.batch.slice(at, min(_CHUNK, stop - at)), table) for at in chunks])
+
+
+def taught_classes(images: pa.RecordBatch, table: np.ndarray) -> ImageClasses:
+    """The classes of each image's boxes that teach one: neither flagged (schema.NOT_TRAINED) nor regions.
+
+    Args:
+        images: columns ``flags`` and ``labels``.
+        table: int32 [C_d], what each label is counted as.
+    """
+    flags, offsets = ragged(images.column("flags"))
+    labels, label_box = box_labels(images.column("labels"))
+    image = np.repeat(np.arange(images.num_rows), np.diff(offsets))[label_box]
+    kept = (trained(flags) & ~region(flags))[label_box]
+    return ImageClasses.of(image[kept], table[labels[kept]], images.num_rows)
 
 
 @lru_cache(maxsize=4)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from xray_det.data.concurrence import IOU
 from xray_det.data.counting import MOST_AN_IMAGE, Statistics
 from xray_det.data.label_report import AT, LabelReport
+from xray_det.data.views import Views, name_of
 from xray_det.labels.concurrence import share_interval
 from xray_det.labels.frequency import bands, imbalance_magnitude, ranked
 
@@ -115,6 +116,24 @@ def histograms(name: str, statistics: Statistics) -> "Figure":
     grid[1, 2].set(xlabel="object area, pixels", ylabel="boxes")
     for axes in grid.flat:
         axes.grid(alpha=0.3)
+    return figure
+
+
+def sampling_views(name: str, views: Views) -> "Figure":
+    """By rank of the class, a line a sampling rule: images drawn of it in an epoch, and how often one image is seen."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure.suptitle(f"{name}: an epoch under each sampling rule")
+    order = ranked(views.image_counts)
+    rank = np.arange(1, len(order) + 1)
+    labels = ("images drawn that hold the class", "views of an image of the class")
+    for axes, values, label in zip(figure.subplots(1, 2), (views.exposure, views.views), labels, strict=True):
+        for rule, line in zip(views.rules, values[:, order], strict=True):
+            axes.plot(rank, line, "o-", lw=1.2, ms=min(4, 200 / max(len(order), 1)), label=name_of(rule))
+        axes.set(xscale="log", yscale="log", xlabel="class by rank", ylabel=label)
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     return figure
 
 

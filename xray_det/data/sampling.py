@@ -124,6 +124,14 @@ class ImageClasses:
         return out
 
 
+def joined(parts: Sequence[ImageClasses]) -> ImageClasses:
+    """The images of several parts, one after another."""
+    return ImageClasses(
+        classes=np.concatenate([np.empty(0, np.int32), *(part.classes for part in parts)]),
+        offsets=np.cumsum(np.concatenate([np.zeros(1, np.int64), *(np.diff(part.offsets) for part in parts)])),
+    )
+
+
 def expected_multiplicity(
     datasets: Sequence[ImageClasses], sampling: Sampling, *, draws: int, ratio: Sequence[float] | None = None
 ) -> Floats:
