@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from made_shards import made_dataset  # noqa: E402
+from made_shards import made_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 

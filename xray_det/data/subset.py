@@ -1,0 +1,156 @@
+"""A part of an ingested dataset as a dataset of its own: new shards and a manifest, the images where they lie.
+
+Layout of the folder it leaves: subset.json (of what, and how chosen; written first), shards/, digests.parquet, and
+manifest.json, written last. Whatever takes a dataset takes it, and its fingerprint says what it holds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xray_det import storage
+from xray_det.data import shards
+from xray_det.data.annotations import box_labels, ragged
+from xray_det.data.counting import COLUMNS, Statistics
+from xray_det.data.geometry import trained
+from xray_det.data.ingest import PART_ROWS, each
+from xray_det.data.manifest import Manifest, Shard
+from xray_det.data.parts import shard_name
+from xray_det.data.schema import SCHEMA_VERSION
+from xray_det.data.stratify import BoxLabels, choose
+from xray_det.errors import InputError
+
+FILE = "subset.json"
+
+
+def subset(
+    folder: str, out: str, count: int, *, split: str | None = None, seed: int = 0, name: str | None = None
+) -> Manifest:
+    """Write a dataset of ``count`` images of another one, in which every class keeps its share of the trained boxes.
+
+    Args:
+        folder: the ingested dataset.
+        out: the folder to make, a local path or URI; made before with the same arguments, it is returned.
+        split: choose among the images of this split; None: among all.
+        seed: of the choice (stratify.choose).
+        name: of the new dataset; None: that of the folder.
+
+    Raises:
+        InputError: as Manifest.load and stratify.choose; no such split; ``out`` holds something else.
+    """
+    manifest, out = Manifest.load(folder), out if "://" in out else storage.locate(out)[1]
+    manifest.check_split(split)
+    name = name or out.rstrip("/").rsplit("/", 1)[-1]
+    told = {"of": manifest.fingerprint, "images": count, "split": split, "seed": seed, "name": name}
+    if storage.exists(storage.join(out, FILE)):
+        if storage.read_json(storage.join(out, FILE)) != told:
+            raise InputError(out, "holds another subset", "Choose another folder, or remove it")
+        if storage.exists(storage.join(out, "manifest.json")):
+            return Manifest.load(out)
+    elif storage.exists(storage.join(out, "manifest.json")):
+        raise InputError(out, "holds a dataset that is no subset", "Choose another folder")
+    starts = np.cumsum([0, *(shard.rows for shard in manifest.shards)])
+    jobs = [{"number": number, "uri": uri, "split": split} for number, uri in enumerate(manifest.shard_uris)]
+    read = sorted(each(_read, jobs), key=lambda part: part["number"])
+    rows = np.concatenate([part["rows"] + starts[part["number"]] for part in read])
+    labels = np.concatenate([part["labels"] for part in read])
+    lengths = np.concatenate([part["lengths"] for part in read])
+    boxes = BoxLabels(labels=labels, offsets=np.concatenate([[0], np.cumsum(lengths)]))
+    rows = rows[choose(boxes, count, seed=seed)]
+    with shards.storage_errors(out):
+        storage.write_json(storage.join(out, FILE), told)
+        return _write(manifest, rows, starts, name, out)
+
+
+def shares(before: Statistics, after: Statistics) -> dict[str, np.ndarray]:
+    """Each class's share of the boxes before and after: float64 [C]; ``change`` is after / before, nan where none."""
+    with np.errstate(invalid="ignore"):
+        old, new = (s.instance_counts / s.instance_counts.sum() for s in (before, after))
+        return {"before": old, "after": new, "change": new / old}
+
+
+def _read(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of a shard that lie in the split, and the labels of their trained boxes."""
+    table = shards.read_table(job["uri"], ["split", "flags", "labels"]).combine_chunks()
+    split = table.column("split")
+    kept = np.ones(len(table), bool)
+    if job["split"] is not None:
+        mask = pc.equal(split, job["split"]) if job["split"] else pc.is_null(split)
+        kept = mask.combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
+    table = table.filter(pa.array(kept)).combine_chunks()
+    flags, offsets = ragged(table.column("flags").combine_chunks())
+    labels, box = box_labels(table.column("labels").combine_chunks())
+    taught = trained(flags)[box]
+    image = np.repeat(np.arange(len(table)), np.diff(offsets))[box]
+    return {
+        "number": job["number"],
+        "rows": np.flatnonzero(kept),
+        "labels": labels[taught],
+        "lengths": np.bincount(image[taught], minlength=len(table)),
+    }
+
+
+def _write(manifest: Manifest, rows: np.ndarray, starts: np.ndarray, name: str, out: str) -> Manifest:
+    digests = shards.read_table(storage.join(manifest.folder, "digests.parquet")).take(pa.array(rows))
+    shards.write_table(digests, storage.join(out, "digests.parquet"))
+    cuts = range(0, len(rows), PART_ROWS)
+    jobs = [
+        {
+            "number": number,
+            "rows": rows[cut : cut + PART_ROWS],
+            "starts": starts,
+            "uris": manifest.shard_uris,
+            "name": name,
+            "packed": manifest.packed,
+            "out": out,
+        }
+        for number, cut in enumerate(cuts)
+    ]
+    for _ in each(_write_part, jobs):
+        pass
+    content, total, kept = shards.ContentHash(), Statistics.zero(len(manifest.space)), []
+    splits: dict[str, int] = {}
+    for number, cut in enumerate(cuts):
+        table = shards.read_table(storage.join(out, shard_name(number)))
+        content.add(table, digests.column("sha1").cast(pa.binary()).slice(cut, len(table)))
+        total += Statistics.of(table.select(COLUMNS), len(manifest.space))
+        kept.append(Shard(file=shard_name(number), rows=len(table)))
+        for split in table.column("split").to_pylist():
+            splits[split or ""] = splits.get(split or "", 0) + 1
+    fingerprint = content.hexdigest(
+        classes=manifest.space.to_json()["classes"],
+        hierarchy=None if manifest.hierarchy is None else manifest.hierarchy.to_json(),
+        exhaustive=manifest.exhaustive,
+        schema=SCHEMA_VERSION,
+    )
+    return replace(
+        manifest,
+        name=name,
+        fingerprint=fingerprint,
+        images=len(rows),
+        boxes=int(total.published_boxes),
+        splits=dict(sorted(splits.items())),
+        image_counts=tuple(total.image_counts.tolist()),
+        instance_counts=tuple(total.instance_counts.tolist()),
+        repaired={},  # told of the whole dataset
+        quarantined={},
+        shards=tuple(kept),
+    ).save(out)
+
+
+def _write_part(job: Mapping[str, Any]) -> int:
+    """One shard of the new dataset, from the shards that hold its rows."""
+    shard = np.searchsorted(job["starts"], job["rows"], "right") - 1
+    tables = [
+        shards.read_table(job["uris"][one]).take(pa.array(job["rows"][shard == one] - job["starts"][one]))
+        for one in np.unique(shard)
+    ]
+    table = pa.concat_tables(tables)
+    at = table.column_names.index("dataset")
+    table = table.set_column(at, table.schema.field(at), pa.array([job["name"]] * len(table)))
+    shards.write_shard(table, storage.join(job["out"], shard_name(job["number"])), packed=job["packed"])
+    return int(job["number"])
