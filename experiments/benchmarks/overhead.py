@@ -259,7 +259,7 @@ def rank(number: int, args: Args, folder: Path, loader_workers: int) -> None:
     torch.set_num_threads(experiment.threads)
     prepared = prepare(experiment)
     torch.manual_seed(experiment.seed)
-    detector = experiment.model.build(len(prepared.unified.space))
+    detector = experiment.model.build(len(prepared.space))
     marks["model"] = time.time()
 
     def first_step(*_: object) -> None:
@@ -275,7 +275,7 @@ def rank(number: int, args: Args, folder: Path, loader_workers: int) -> None:
     )
     save = partial(
         save_detector,
-        space=prepared.unified.space,
+        space=prepared.space,
         experiment=prepared.document["experiment"],
         preprocessor=prepared.preprocessor,
     )

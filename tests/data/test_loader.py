@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ EVERYTHING = Augmentation(
 PLAIN = Augmentation(short_side=(48,), max_side=80, flip=0, multiple=8)
 
 
-def supervision() -> Supervision:
+def supervision(learned: tuple[int, ...] | None = None) -> Supervision:
     ancestors = np.zeros((6, 6), bool)
     for child, parents in ABOVE.items():
         ancestors[child, list(parents)] = True
     labelled = np.zeros((2, 6), bool)
     labelled[0, :4] = True  # a is labelled exhaustively; of b only verified labels tell what is absent
-    return Supervision(labelled=labelled, ancestors=ancestors)
+    rows = None if learned is None else np.array(learned)
+    return Supervision(labelled=labelled, ancestors=ancestors, learned=rows)
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +197,21 @@ def check_broken(made: tuple[Loader, list[dict[str, Any]]], tmp_path: Path, exec
         path.write_bytes(b"")
 
 
-def test_targets_against_a_plain_reading_of_the_rows(made: tuple[Loader, list[dict[str, Any]]]) -> None:
-    loader = replace(made[0], augmentation=PLAIN, batch=7)
+#: A leaf and a class apart; the middle of the chain; its ends, around a class that is not learned; nothing of a chain.
+SUBSETS = [(1, 2), (0,), (1, 5), (2, 3, 4)]
+
+
+@pytest.mark.parametrize("learned", [None, *SUBSETS])
+def test_targets_against_a_plain_reading_of_the_rows(
+    made: tuple[Loader, list[dict[str, Any]]], learned: tuple[int, ...] | None
+) -> None:
+    loader = replace(made[0], augmentation=PLAIN, batch=7, supervision=supervision(learned))
     rows = made[1]
+    columns = learned or tuple(range(6))
+
+    def names(row: torch.Tensor) -> set[int]:
+        return {columns[column] for column in np.flatnonzero(row)}
+
     below = {c: {child for child, parents in ABOVE.items() if c in parents} for c in range(6)}
     for batch in run(loader, np.arange(28)):
         image_boxes = batch.targets.box_image.tolist()
@@ -220,16 +234,19 @@ def test_targets_against_a_plain_reading_of_the_rows(made: tuple[Loader, list[di
                 region = bool(flags & BoxFlag.CROWD)
                 if not region and min(x2 - x1, y2 - y1) < LEAST_SIDE:
                     continue
-                expected_image.append(image)
-                assert batch.targets.boxes[number].tolist() == pytest.approx([x1, y1, x2, y2], abs=1e-3)
-                assert bool(batch.targets.region[number]) == region
                 up = set().union(*(ABOVE.get(c, set()) for c in classes))
                 specific = classes - up
                 down = set().union(*(below[c] for c in specific))
                 positive = classes | up
-                assert set(np.flatnonzero(batch.targets.classes[number])) == positive
-                unknown = positive | down if region else down - positive
-                assert set(np.flatnonzero(~batch.targets.classes_known[number])) == unknown
+                region |= not positive & set(columns)  # no object of a learned class: perhaps one below its own
+                unknown = (positive | down if region else down - positive) & set(columns)
+                if region and not unknown:
+                    continue
+                expected_image.append(image)
+                assert batch.targets.boxes[number].tolist() == pytest.approx([x1, y1, x2, y2], abs=1e-3)
+                assert bool(batch.targets.region[number]) == region
+                assert names(batch.targets.classes[number]) == positive & set(columns)
+                assert names(~batch.targets.classes_known[number]) == unknown
                 number += 1
             if position < 19:
                 known = {0, 1, 2, 3}
@@ -242,10 +259,53 @@ def test_targets_against_a_plain_reading_of_the_rows(made: tuple[Loader, list[di
                 known -= set().union(*(ABOVE.get(c, set()) for c in unclear))
                 known |= present | absent | set().union(*(below[c] for c in absent))
                 known -= unclear
-            assert set(np.flatnonzero(batch.targets.absence_known[image])) == known
+            assert names(batch.targets.absence_known[image]) == known & set(columns)
         assert image_boxes == expected_image
         assert batch.targets.counts == tuple(expected_image.count(image) for image in range(7))
         assert batch.targets.regions == int(batch.targets.region.sum())
+
+
+@pytest.mark.parametrize("learned", SUBSETS)
+def test_only_images_with_a_learned_class_are_drawn(
+    made: tuple[Loader, list[dict[str, Any]]], learned: tuple[int, ...]
+) -> None:
+    loader = replace(made[0], batch=4, supervision=supervision(learned))
+    expected: dict[int, list[int]] = {}
+    for number, row in enumerate(made[1]):
+        held = set()
+        for flags, labels in zip(row["flags"], row["labels"], strict=True):
+            if not flags & (BoxFlag.REPEAT | BoxFlag.NO_AREA | BoxFlag.CROWD):
+                for c in (int(MAPS[number >= 19][label]) for label in labels):
+                    above = ABOVE.get(c, set()) & set(learned)
+                    nearest = {a for a in above if not any(a in ABOVE.get(b, set()) for b in above)}
+                    held |= {c} if c in learned else nearest
+        if held:
+            expected[number] = sorted(learned.index(c) for c in held)
+    assert 4 < len(expected) < 28
+    classes, rows = loader.drawn
+    assert rows.tolist() == list(expected)
+    assert [len(part) for part in classes] == [sum(n < 19 for n in expected), sum(n >= 19 for n in expected)]
+    found = [part.classes[a:b].tolist() for part in classes for a, b in pairwise(part.offsets)]
+    assert found == list(expected.values())
+    natural = loader.plan(Natural(), None, 0, 0)
+    assert sorted(natural[: len(expected)]) == list(expected)
+    assert len(natural) == -(-len(expected) // 4) * 4
+    assert set(loader.plan(SoftBalance(lam=1.0), None, 0, 0)) <= set(expected)
+    assert {name for batch in run(loader, natural) for name in batch.image_ids} == {
+        made[1][n]["image_id"] for n in expected
+    }
+
+
+def test_classes_that_no_image_holds_cannot_be_learned_alone(
+    made: tuple[Loader, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    made_dataset(tmp_path / "empty", "empty", 5)
+    table = np.arange(4, dtype=np.int32)
+    one = Supervision(labelled=np.ones((1, 5), bool), ancestors=np.zeros((5, 5), bool), learned=np.array([4]))
+    loader = replace(made[0], selections=(Selection(folder=str(tmp_path / "empty")),), maps=(table,), supervision=one)
+    with pytest.raises(InputError, match="no training image holds one of them") as raised:
+        loader.plan(Natural(), None, 0, 0)
+    assert raised.value.where == "data.classes"
 
 
 def test_the_canvas_is_padded_with_fill(made: tuple[Loader, list[dict[str, Any]]]) -> None:

@@ -33,3 +33,4 @@ def test_a_dataset_never_trained_on_meets_by_alias_and_a_foreign_one_is_refused(
     assert dataset_rows(A, space("c", "pedestrian", "cup"), "c").tolist() == [0, -1, 1]
     with pytest.raises(InputError, match="shares no class"):
         dataset_rows(A, space("c", "zebra"), "c")
+    assert dataset_rows(A, space("c", "zebra"), "c", required=False).tolist() == [-1, -1, -1]

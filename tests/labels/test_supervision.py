@@ -174,3 +174,20 @@ def test_shapes_types_and_cycles_are_checked() -> None:
         Supervision(labelled=LABELLED.astype(int), ancestors=RULE.ancestors)
     with pytest.raises(InputError, match=r"\[2\]"):
         Supervision(labelled=LABELLED, ancestors=np.diag(np.arange(6) == 2))
+
+
+def test_an_object_is_counted_as_the_nearest_learned_classes_above_it() -> None:
+    some = Supervision(labelled=LABELLED, ancestors=RULE.ancestors, learned=np.array([0, 1, 5]))
+    assert [NAMES[row] for row in some.learned] == ["person", "man", "face"]
+    assert some.stands_for.tolist() == [
+        [True, False, False],  # person
+        [False, True, False],  # man, although a person too
+        [True, False, False],  # woman
+        [False, True, False],  # boy: man is nearer than person
+        [False, False, False],  # car
+        [False, False, True],  # face
+    ]
+    assert some.of_learned(LABELLED).tolist() == LABELLED[:, [0, 1, 5]].tolist()
+    assert RULE.of_learned(LABELLED) is LABELLED
+    with pytest.raises(InputError, match="no class is learned"):
+        Supervision(labelled=LABELLED, ancestors=RULE.ancestors, learned=np.array([], np.int64))

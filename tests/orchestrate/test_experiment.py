@@ -105,6 +105,29 @@ def test_supervision_follows_the_datasets(tmp_path: Path) -> None:
     assert apart.unified.space.names == ("a/cat", "a/animal", "b/Cat", "b/dog")
 
 
+def test_some_of_the_classes_are_learned_in_the_united_order(tmp_path: Path) -> None:
+    a = with_space(tmp_path / "a", "a", ("cat", "animal"), hierarchy=Hierarchy(parents=(("cat", "animal"),), parts=()))
+    b = with_space(tmp_path / "b", "b", ("Cat", "dog"))
+    data = Data(train=(Selection(folder=a), Selection(folder=b)), classes=("dog", "cat"))
+    made = experiment(a, tmp_path, data=data)
+    prepared = prepare(made)
+    assert prepared.space.names == prepared.recipe.classes == ("cat", "dog")
+    assert prepared.space.classes == tuple(prepared.unified.space.classes[row] for row in (0, 2))
+    assert prepared.supervision.learned.tolist() == [0, 2]
+    assert prepared.supervision.num_classes == 3
+    assert prepared.fingerprints != prepare(config.replace(made, "data.classes", "none")).fingerprints
+    assert config.replace(made, "data.classes", "dog,cat") == made
+    for classes, says in ((("cat", "Cat"), "no class is called 'Cat'"), (("cat", "cat"), "'cat' is named twice")):
+        with pytest.raises(InputError, match=says) as caught:
+            prepare(replace(made, data=replace(data, classes=classes)))
+        assert caught.value.where == "data.classes"
+    with pytest.raises(InputError, match="is empty"):
+        replace(data, classes=())
+    animals = Phase(trainable=ClassRows(names=("animal",)))  # a class, but not one that is learned
+    with pytest.raises(InputError, match="'animal'"):
+        prepare(replace(made, phases=(animals,)))
+
+
 def test_datasets_that_do_not_fit_are_refused(dataset: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no ingested dataset"):
         prepare(experiment(str(tmp_path / "none"), tmp_path))

@@ -47,7 +47,7 @@ def test_a_published_dataset_trains_a_step(shared_data: Path, tmp_path: Path, na
     )
     prepared = prepare(experiment)
     torch.manual_seed(0)
-    detector = experiment.model.build(len(prepared.unified.space))
+    detector = experiment.model.build(len(prepared.space))
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     recipe = prepared.recipe
     logged: list[dict[str, float]] = []

@@ -74,7 +74,8 @@ class Loader:
     Attributes:
         selections: the datasets.
         maps: for each selection int32 [C_d], the unified row of each class of its dataset (labels/unify.py).
-        supervision: row d of its ``labelled`` is selection d.
+        supervision: row d of its ``labelled`` is selection d. Where it learns some classes alone, only images that hold
+            one of them are drawn.
         augmentation: sizes and random changes.
         batch: images of a global batch, all ranks together.
         seed: of the plan and of every random change.
@@ -95,7 +96,7 @@ class Loader:
             raise InputError("loader", f"selections, maps and rows of supervision number {counts}", "Give one of each")
 
     def __getstate__(self) -> dict[str, object]:
-        cached = {"annotations", "image_classes"}
+        cached = {"annotations", "drawn"}
         return {name: value for name, value in self.__dict__.items() if name not in cached}
 
     @cached_property
@@ -112,14 +113,28 @@ class Loader:
         return annotations
 
     @cached_property
-    def image_classes(self) -> list[ImageClasses]:
-        return self.annotations.image_classes(self.maps)
+    def drawn(self) -> tuple[list[ImageClasses], np.ndarray]:
+        """The images that a plan may hold: their learned classes, an entry a selection, and their row numbers.
+
+        Raises:
+            InputError: no image holds a class that is learned.
+        """
+        found = self.annotations.image_classes(self.maps)
+        if self.supervision.learned is None:
+            return found, np.arange(len(self.annotations))
+        parts = [classes.restricted(self.supervision.stands_for) for classes in found]
+        starts = self.annotations.starts[:-1]
+        rows = np.concatenate([start + images for start, (_, images) in zip(starts, parts, strict=True)])
+        if not len(rows):
+            problem, remedy = "no training image holds one of them", "Name classes that the training data have"
+            raise InputError("data.classes", problem, remedy)
+        return [classes for classes, _ in parts], rows
 
     def plan(self, sampling: Sampling, ratio: Sequence[float] | None, phase: int, epoch: int) -> np.ndarray:
         """int64 [M], row numbers of the annotations in the order of an epoch; M is a multiple of the global batch."""
-        return epoch_plan(
-            self.image_classes, sampling, ratio=ratio, batch=self.batch, seed=self.seed, phase=phase, epoch=epoch
-        )
+        classes, rows = self.drawn
+        order = epoch_plan(classes, sampling, ratio=ratio, batch=self.batch, seed=self.seed, phase=phase, epoch=epoch)
+        return rows[order]
 
     def batches(
         self,

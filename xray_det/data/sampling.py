@@ -123,6 +123,25 @@ class ImageClasses:
         out[self.offsets[1:] == self.offsets[:-1]] = empty
         return out
 
+    def restricted(self, stands_for: npt.NDArray[np.bool_]) -> tuple["ImageClasses", Ints]:
+        """The images that hold one of some classes, and those classes of them.
+
+        Args:
+            stands_for: bool [C, L], the rows of the L classes that an object of each class is counted as.
+
+        Returns:
+            the images in rows of the L classes, and their numbers int64 [N'], rising.
+        """
+        others, rows = np.nonzero(stands_for)  # by class
+        times = np.bincount(others, minlength=len(stands_for))
+        repeats = times[self.classes]
+        image = np.repeat(np.repeat(np.arange(len(self)), np.diff(self.offsets)), repeats)
+        within = np.arange(len(image)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        first = (np.cumsum(times) - times)[self.classes]
+        found = ImageClasses.of(image, rows[np.repeat(first, repeats) + within], len(self))
+        held = np.diff(found.offsets) > 0
+        return ImageClasses(classes=found.classes, offsets=found.offsets[np.append(True, held)]), np.flatnonzero(held)
+
 
 def joined(parts: Sequence[ImageClasses]) -> ImageClasses:
     """The images of several parts, one after another."""

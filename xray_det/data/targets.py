@@ -20,7 +20,8 @@ def targets(
         images: rows of data/annotations.py.
         placement: of these images.
         maps: for each selection int32 [C_d], unified row of each class of its dataset.
-        supervision: row d of its ``labelled`` is selection d.
+        supervision: row d of its ``labelled`` is selection d. The classes that it learns are the columns of what is
+            returned; boxes that teach none of them are left out.
 
     Returns:
         boxes, box_image, classes, classes_known, region, absence_known: arrays as in data/batch.py.
@@ -60,16 +61,23 @@ def targets(
         verified("not_exhaustive"),
     )
     positive, known = supervision.box_targets(multi_hot[kept], image[kept], absence_known)
-    region = region[kept]
+    learned = supervision.of_learned(positive)
+    # A box of no learned class is background, except for the learned descendants of its classes, which it may be.
+    region = region[kept] | ~learned.any(axis=1)
     if region.any():
         known[region] = supervision.region_known(multi_hot[kept][region])
+    known = supervision.of_learned(known)
+    kept = np.flatnonzero(kept)
+    teaching = ~region | ~known.all(axis=1)
+    if not teaching.all():
+        kept, learned, known, region = (array[teaching] for array in (kept, learned, known, region))
     return {
         "boxes": placement.move(boxes[kept], image[kept]),
         "box_image": image[kept],
-        "classes": positive,
+        "classes": learned,
         "classes_known": known,
         "region": region,
-        "absence_known": absence_known,
+        "absence_known": supervision.of_learned(absence_known),
     }
 
 

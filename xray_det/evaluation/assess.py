@@ -16,6 +16,7 @@ import pyarrow as pa
 from xray_det.data.annotations import Annotations, Selection
 from xray_det.data.ingest import each
 from xray_det.data.manifest import Manifest
+from xray_det.errors import InputError
 from xray_det.evaluation import coco, lvis, open_images, voc
 from xray_det.evaluation.columns import detected_from_table
 from xray_det.evaluation.parts import WHOLE, Protocol, Scored, judge, parts_of, truth_of
@@ -67,6 +68,22 @@ def assess(prediction: Prediction, selection: Selection, protocols: Sequence[Pro
     return results
 
 
+def sharing(space: LabelSpace, selections: Sequence[Selection]) -> tuple[Selection, ...]:
+    """Those of the selections whose datasets have a class of the detector.
+
+    Raises:
+        InputError: none has.
+    """
+    manifests = [Manifest.load(selection.folder) for selection in selections]
+    rows = [dataset_rows(space, manifest.space, manifest.name, required=False) for manifest in manifests]
+    found = tuple(selection for selection, own in zip(selections, rows, strict=True) if (own >= 0).any())
+    if not found:
+        names = ", ".join(manifest.name for manifest in manifests)
+        problem = f"none has a class of the detector ({', '.join(space.names[:5])}, ...)"
+        raise InputError(names, problem, "Measure on a dataset that has one")
+    return found
+
+
 def trained_counts(space: LabelSpace, trained: list[Manifest], dataset: Manifest) -> np.ndarray:
     """int64 [C of ``dataset``]: training images that hold each class, over all the datasets trained on.
 
@@ -77,7 +94,7 @@ def trained_counts(space: LabelSpace, trained: list[Manifest], dataset: Manifest
     """
     counts = np.zeros(len(space) + 1, np.int64)  # the last place takes what has no class in the detector
     for manifest in trained:
-        rows = dataset_rows(space, manifest.space, manifest.name)
+        rows = dataset_rows(space, manifest.space, manifest.name, required=False)
         present = rows >= 0
         counts[:-1][present] += manifest.n_images[rows[present]]
     own = np.full(len(dataset.space), len(space))

@@ -13,7 +13,9 @@ from xray_det.labels.space import LabelSpace
 from xray_det.labels.unify import unify
 
 
-def dataset_rows(detector: LabelSpace, dataset: LabelSpace, name: str) -> npt.NDArray[np.int32]:
+def dataset_rows(
+    detector: LabelSpace, dataset: LabelSpace, name: str, *, required: bool = True
+) -> npt.NDArray[np.int32]:
     """int32 [C of the detector]: the row of ``dataset`` that each class of the detector is, -1 where it has none.
 
     A class kept apart by training (``merge=False``) has the id ``name/published id``; else classes meet as in
@@ -23,9 +25,11 @@ def dataset_rows(detector: LabelSpace, dataset: LabelSpace, name: str) -> npt.ND
         detector: the classes a detector was trained on.
         dataset: a dataset's classes as published.
         name: the dataset's name.
+        required: at least one class must be common. A detector of some of its training data's classes may have none
+            of one of the datasets.
 
     Raises:
-        InputError: no class in common, or two classes of one side would meet.
+        InputError: no class in common though ``required``, or two classes of one side would meet.
     """
     rows = np.full(len(detector), -1, np.int32)
     own = {f"{name}/{c.source_id}": row for row, c in enumerate(dataset.classes)}
@@ -39,7 +43,7 @@ def dataset_rows(detector: LabelSpace, dataset: LabelSpace, name: str) -> npt.ND
         row_of = np.full(len(unified.space), -1, np.int32)
         row_of[unified.maps[name]] = np.arange(len(dataset), dtype=np.int32)
         rows = row_of[unified.maps["the detector"]]
-    if (rows < 0).all():
+    if required and (rows < 0).all():
         raise InputError(
             name,
             f"shares no class with the detector ({', '.join(detector.names[:5])}, ... against "

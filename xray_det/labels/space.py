@@ -66,6 +66,28 @@ class LabelSpace:
         """Display name -> row."""
         return {c.name: row for row, c in enumerate(self.classes)}
 
+    def rows_of(self, names: Sequence[str], where: str) -> tuple[int, ...]:
+        """Rows of classes by their display names, rising.
+
+        Args:
+            where: what the names were given for, for messages.
+
+        Raises:
+            InputError: a name that no class has, or one given twice.
+        """
+        strange = [name for name in names if name not in self.row_of_name]
+        if strange:
+            some = ", ".join(self.names[:5])
+            raise InputError(where, f"no class is called {strange[0]!r}", f"Give names such as {some}")
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise InputError(where, f"{twice[0]!r} is named twice", "Name each class once")
+        return tuple(sorted(self.row_of_name[name] for name in names))
+
+    def subset(self, rows: Sequence[int]) -> "LabelSpace":
+        """The classes of these rows, in this order."""
+        return LabelSpace(name=self.name, classes=tuple(self.classes[row] for row in rows))
+
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "classes": [asdict(c) for c in self.classes]}
 

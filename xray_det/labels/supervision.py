@@ -6,7 +6,7 @@ Three rules (by image, by class, by region) are combined here and nowhere else; 
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from xray_det.errors import InputError
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
+Scalar = TypeVar("Scalar", bound=np.generic)
 #: Lists of different lengths: (values, offsets int64 [n + 1]); list i is ``values[offsets[i]:offsets[i + 1]]``.
 Ragged: TypeAlias = tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]
 
@@ -30,14 +31,17 @@ class Supervision:
         positives_teach_all: a box is a negative for every class but its own, their ancestors and descendants, also
             for classes that its dataset does not annotate: a face is surely no car. Otherwise it is one only for
             classes whose absence is known in its image.
+        learned: int64 [L], the classes that a detector learns, rising; None: all. The others still say what is known:
+            every rule here is of all C, and ``of_learned`` leaves the columns that a detector has.
 
     Raises:
-        InputError: shapes that do not fit each other, or a class that is its own ancestor.
+        InputError: shapes that do not fit each other, a class that is its own ancestor, or nothing to learn.
     """
 
     labelled: Bools
     ancestors: Bools
     positives_teach_all: bool = True
+    learned: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.labelled.ndim != 2 or self.ancestors.shape != (self.num_classes, self.num_classes):
@@ -48,6 +52,8 @@ class Supervision:
         if self.ancestors.diagonal().any():
             rows = np.flatnonzero(self.ancestors.diagonal()).tolist()
             raise InputError("supervision.ancestors", f"classes {rows} are their own ancestors", "Break the cycle")
+        if self.learned is not None and not len(self.learned):
+            raise InputError("supervision.learned", "no class is learned", "Name one at least")
 
     @property
     def num_classes(self) -> int:
@@ -124,6 +130,23 @@ class Supervision:
         known: Bools = ~(labels | above | below)
         known[~labels.any(axis=1)] = False
         return known
+
+    def of_learned(self, by_class: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        """[n, C] -> [n, L]: the columns of the classes that are learned."""
+        return by_class if self.learned is None else np.take(by_class, self.learned, axis=1)
+
+    @cached_property
+    def stands_for(self) -> Bools:
+        """bool [C, L]: the learned classes that an object of a class is counted as.
+
+        A learned class is itself; another one is its nearest learned ancestors, to which its boxes are positives.
+        """
+        if self.learned is None:
+            return np.eye(self.num_classes, dtype=bool)
+        above = self.of_learned(self.ancestors)
+        nearest: Bools = above & ~self._spread(above, self._weights[np.ix_(self.learned, self.learned)])
+        nearest[self.learned] = np.eye(len(self.learned), dtype=bool)
+        return nearest
 
     def _concerned(self, labels: Bools) -> tuple[Bools, Bools]:
         above = self._up(labels)

@@ -13,6 +13,7 @@ from xray_det.data.augmentation import Augmentation
 from xray_det.data.loader import Loader
 from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
+from xray_det.labels.space import LabelSpace
 from xray_det.labels.supervision import Supervision
 from xray_det.labels.unify import Unified, unify, unify_hierarchies
 from xray_det.models import Model
@@ -31,16 +32,23 @@ class Data:
         val: ingested datasets to measure on.
         merge: classes of one name in several datasets are one class; False keeps a class a dataset.
         positives_teach_all: a box is a negative for the classes of the other datasets too (labels/supervision.py).
+        classes: learn these alone, by their names in the united label space; None: all. A box of another class is
+            background, but an object where a class above its own is learned, and neither for a learned class below
+            its own, which it may be. Only images with an object of a learned class are drawn; validation is on all of
+            ``val``, where the classes that the detector lacks score 0.
     """
 
     train: tuple[Selection, ...]
     val: tuple[Selection, ...] = ()
     merge: bool = True
     positives_teach_all: bool = True
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.train:
             raise InputError("data.train", "names no dataset", "Give the folder of an ingested dataset")
+        if self.classes == ():
+            raise InputError("data.classes", "is empty", "Name at least one class, or give none for all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,13 +181,23 @@ class Prepared:
 
     Attributes:
         train, val: manifests, one a selection.
-        unified: the classes that are learned, and the map of each training dataset, by its name.
+        unified: the classes of the training datasets, and the map of each by its name.
+        space: the classes that are learned, in the order of ``unified``.
     """
 
     experiment: Experiment
     train: tuple[Manifest, ...]
     val: tuple[Manifest, ...]
     unified: Unified
+
+    @cached_property
+    def _learned(self) -> tuple[int, ...] | None:
+        names = self.experiment.data.classes
+        return None if names is None else self.unified.space.rows_of(names, "data.classes")
+
+    @cached_property
+    def space(self) -> LabelSpace:
+        return self.unified.space if self._learned is None else self.unified.space.subset(self._learned)
 
     @cached_property
     def supervision(self) -> Supervision:
@@ -193,6 +211,7 @@ class Prepared:
             labelled=labelled,
             ancestors=unify_hierarchies(self.unified, hierarchies, spaces),
             positives_teach_all=self.experiment.data.positives_teach_all,
+            learned=None if self._learned is None else np.array(self._learned, np.int64),
         )
 
     @cached_property
@@ -229,7 +248,7 @@ class Prepared:
             precision=experiment.precision,
             ema=experiment.ema,
             log_every=experiment.log_every,
-            classes=self.unified.space.names,
+            classes=self.space.names,
             fingerprints=self.fingerprints,
         )
 
@@ -261,7 +280,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
     Raises:
         InputError: a folder without a dataset, a split that a dataset has not, two datasets of one name, classes that
-            conflict, a phase that trains a class which does not exist.
+            conflict, a class to be learned, or trained by a phase, which does not exist.
     """
     train = tuple(_manifest(selection) for selection in experiment.data.train)
     val = tuple(_manifest(selection) for selection in experiment.data.val)
@@ -275,15 +294,12 @@ def prepare(experiment: Experiment) -> Prepared:
                 "Ingest one of them under another name",
             )
     unified = unify({manifest.name: manifest.space for manifest in train}, merge=experiment.data.merge)
+    prepared = Prepared(experiment=experiment, train=train, val=val, unified=unified)
+    space = prepared.space
     for number, phase in enumerate(experiment.phases):
         if isinstance(phase.trainable, ClassRows):
-            strange = [name for name in phase.trainable.names if name not in unified.space.row_of_name]
-            if strange:
-                names = ", ".join(unified.space.names[:5])
-                raise InputError(
-                    f"phases.{number}.trainable", f"no class is called {strange[0]!r}", f"Give names such as {names}"
-                )
-    return Prepared(experiment=experiment, train=train, val=val, unified=unified)
+            space.rows_of(phase.trainable.names, f"phases.{number}.trainable")
+    return prepared
 
 
 def read_experiment(document: Mapping[str, Any]) -> Experiment:

@@ -13,12 +13,14 @@ from ray.train import Checkpoint
 
 from xray_det import storage
 from xray_det.data.manifest import Manifest
-from xray_det.evaluation.assess import assess, own_protocol, trained_counts
+from xray_det.evaluation.assess import assess, own_protocol, sharing, trained_counts
 from xray_det.evaluation.bands import by_band
 from xray_det.evaluation.figures import precision_recall
 from xray_det.evaluation.measured import ClassRow, Measured, class_rows
 from xray_det.inference.predict import Predicting, predict
 from xray_det.labels.frequency import bands
+from xray_det.labels.space import LabelSpace
+from xray_det.models.weights import read_config
 from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.run_folder import RunFolder
 from xray_det.tracking.journal import Journal
@@ -78,15 +80,19 @@ def measure_experiment(weights: str, detections: str, journal: Journal, *, exper
     """Predict ``data.val`` and score each dataset by the COCO protocol and its publishers' own.
 
     Metrics are ``val/DATASET/PROTOCOL/NAME``, and as their means over the datasets, each by its own protocol,
-    ``val/AP``, ``val/AP_head``, ``val/AP_middle`` and ``val/AP_tail``. Bands are by training images.
+    ``val/AP``, ``val/AP_head``, ``val/AP_middle`` and ``val/AP_tail``. Bands are by training images. A detector of some
+    classes (``data.classes``) is not measured on datasets that have none of them.
     """
     settings = Predicting(precision="bfloat16" if experiment.precision == "bf16" else "float32")
-    prediction = predict(weights, experiment.data.val, detections, settings=settings, progress=False)
+    selections = experiment.data.val
+    if experiment.data.classes is not None:
+        selections = sharing(LabelSpace.from_json(read_config(weights)["label_space"]), selections)
+    prediction = predict(weights, selections, detections, settings=settings, progress=False)
     learned = [Manifest.load(selection.folder) for selection in experiment.data.train]
     metrics: dict[str, float] = {}
     classes: dict[str, tuple[ClassRow, ...]] = {}
     own: list[Mapping[str, float]] = []
-    for selection in experiment.data.val:
+    for selection in selections:
         dataset = Manifest.load(selection.folder)
         counts = trained_counts(prediction.space, learned, dataset)
         protocol_of_publishers = own_protocol(dataset)

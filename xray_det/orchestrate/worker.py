@@ -116,10 +116,10 @@ def build_detector(prepared: Prepared, folder: RunFolder) -> Detector:
     for turn in (True, False):
         if turn == first:
             torch.manual_seed(experiment.seed)
-            detector: Detector = experiment.model.build(len(prepared.unified.space))
+            detector: Detector = experiment.model.build(len(prepared.space))
             reports = [detector.loaded] if detector.loaded else []
             if experiment.start_from is not None:
-                reports.append(transfer_from(detector, experiment.start_from, prepared.unified.space))
+                reports.append(transfer_from(detector, experiment.start_from, prepared.space))
         if context.get_world_size() > 1:
             dist.barrier()
     if reports and context.get_world_rank() == 0:
@@ -131,7 +131,7 @@ def build_detector(prepared: Prepared, folder: RunFolder) -> Detector:
 def weight_saver(prepared: Prepared) -> SaveWeights:
     """Writes a model with all that is needed to use it: classes, the resolved experiment, the preparation of images."""
     experiment = prepared.document["experiment"]
-    return partial(_save, space=prepared.unified.space, experiment=experiment, preprocessor=prepared.preprocessor)
+    return partial(_save, space=prepared.space, experiment=experiment, preprocessor=prepared.preprocessor)
 
 
 def _save(model: torch.nn.Module, folder: Path, **about: Any) -> None:
