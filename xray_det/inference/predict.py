@@ -13,7 +13,7 @@ Batches are formed inside parts, so the result does not depend on how many proce
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Any, Final, Literal, TypeAlias
@@ -37,6 +37,8 @@ from xray_det.labels.space import LabelSpace
 from xray_det.models.predictions import Detector
 from xray_det.models.weights import WEIGHTS_FILE, load_detector, read_config
 
+#: In a prediction's folder: what was predicted with what.
+DESCRIPTION: Final = "prediction.json"
 #: So few images are predicted in this process, unless Ray is up: starting it takes longer.
 _HERE_IMAGES: Final = 64
 _Part: TypeAlias = tuple[int, np.ndarray, pa.Table]
@@ -126,7 +128,7 @@ def predict(
         raise InputError("selections", f"two datasets are named {names}", "Predict them into folders of their own")
     augmentation = (augmentation or trained_augmentation(weights)).evaluation()
     space = LabelSpace.from_json(read_config(weights)["label_space"])
-    digest = _claim(out, weights, annotations, augmentation, settings)
+    digest = _claimed(out, weights, annotations, augmentation, settings)
     sizes = np.diff([*range(0, len(annotations), settings.part_images), len(annotations)]).tolist()
     missing = [part for part in range(len(sizes)) if not storage.exists(_part(out, part))]
     schema = detection_schema(space)
@@ -152,7 +154,7 @@ def open_prediction(folder: str) -> Prediction:
     Raises:
         InputError: there is none, or it was not finished.
     """
-    said = storage.read_json(storage.join(folder, "prediction.json"))
+    said = storage.read_json(storage.join(folder, DESCRIPTION))
     parts = -(-sum(said["images"].values()) // said["part_images"])
     for part in range(parts):
         if not storage.exists(_part(folder, part)):
@@ -290,8 +292,26 @@ def _detector(weights: str, digest: str, device: str) -> Detector:
     return detector.to(device).to(memory_format=torch.channels_last)
 
 
-def _claim(out: str, weights: str, annotations: Annotations, augmentation: Augmentation, settings: Predicting) -> str:
-    """Say in the folder what is predicted there; refuse a folder that says something else. The weights' digest."""
+def claim(out: str, said: Mapping[str, Any]) -> None:
+    """Say in a folder what is predicted there.
+
+    Args:
+        said: JSON; the names and numbers of ``images`` by dataset, and ``part_images`` a part, are among it.
+
+    Raises:
+        InputError: the folder says something else.
+    """
+    address = storage.join(out, DESCRIPTION)
+    if not storage.exists(address):
+        storage.write_json(address, said)
+    elif changed := difference(storage.read_json(address), said):
+        raise InputError(
+            out, f"holds another prediction ({'; '.join(changed[:4])})", "Remove it or choose another folder"
+        )
+
+
+def _claimed(out: str, weights: str, annotations: Annotations, augmentation: Augmentation, settings: Predicting) -> str:
+    """Claim the folder; the weights' digest."""
     digest = hashlib.sha256(storage.read_bytes(storage.join(weights, WEIGHTS_FILE))).hexdigest()[:16]
     numbers = np.diff(annotations.starts).tolist()
     pairs = list(zip(annotations.manifests, annotations.selections, numbers, strict=True))
@@ -304,15 +324,7 @@ def _claim(out: str, weights: str, annotations: Annotations, augmentation: Augme
         "precision": settings.precision,
         "part_images": settings.part_images,
     }
-    address = storage.join(out, "prediction.json")
-    if storage.exists(address):
-        changed = difference(storage.read_json(address), said)
-        if changed:
-            raise InputError(
-                out, f"holds another prediction ({'; '.join(changed[:4])})", "Remove it or choose another folder"
-            )
-    else:
-        storage.write_json(address, said)
+    claim(out, said)
     return digest
 
 
