@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xray_det.errors import InputError
-from xray_det.labels.frequency import bands, imbalance_magnitude, ranked
+from xray_det.labels.frequency import bands, expert_ranks, imbalance_magnitude, rank_bands, ranked
 
 
 def test_bands_fall_and_leave_out_what_never_occurs() -> None:
@@ -50,3 +50,27 @@ def test_impossible_input_is_refused() -> None:
         bands(np.array([1, 2]), (0.7, 0.3))
     with pytest.raises(InputError, match="-1"):
         bands(np.array([1, -1]))
+
+
+def test_ranks_count_from_the_most_frequent_class() -> None:
+    counts = np.array([5, 0, 100, 1, 5, 50, 2])  # ranks 1 to 6: rows 2, 5, 0, 4, 6, 3
+    assert [rows.tolist() for rows in rank_bands(counts, [(5, 6), (2, 3)])] == [[6, 3], [5, 0]]
+    for ranks, says in (
+        ([(5, 7)], r"5-7 is no range of the 6 classes that occur"),
+        ([(4, 3)], "4-3 is no range"),
+        ([(0, 2)], "0-2 is no range"),
+        ([(3, 5), (1, 3)], "1-3 and 3-5 overlap"),
+    ):
+        with pytest.raises(InputError, match=says):
+            rank_bands(counts, ranks)
+
+
+def test_experts_learn_the_papers_bands_or_the_middle_and_the_tail() -> None:
+    assert expert_ranks(365) == ((151, 300), (301, 365))
+    assert expert_ranks(40) == ((14, 27), (28, 40))
+    assert expert_ranks(2) == ((2, 2),)
+    for classes in range(3, 50):  # the same thirds as the bands that are reported
+        counts = np.arange(classes, 0, -1)
+        names = ("middle", "tail")
+        expected = [bands(counts)[name].tolist() for name in names]
+        assert [rows.tolist() for rows in rank_bands(counts, expert_ranks(classes))] == expected

@@ -1,5 +1,6 @@
 """How often each class occurs: bands for reporting, and the imbalance of a dataset."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -39,6 +40,39 @@ def ranked(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         raise InputError("counts", f"{counts.min()} is below 0", "Count again")
     order = np.argsort(-counts.astype(np.int64), kind="stable")
     return order[counts[order] > 0]
+
+
+def rank_bands(counts: npt.NDArray[np.integer], ranks: Sequence[tuple[int, int]]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Class rows of bands of ranks; rank 1 is the class that occurs most.
+
+    Args:
+        counts: [C], how often each class occurs. Classes with 0 have no rank.
+        ranks: first and last rank of each band.
+
+    Raises:
+        InputError: a band without a class, or a rank in two bands.
+    """
+    order = ranked(counts)
+    for first, last in ranks:
+        if not 1 <= first <= last <= len(order):
+            problem = f"{first}-{last} is no range of the {len(order)} classes that occur"
+            raise InputError("bands", problem, f"Give FIRST-LAST with ranks from 1 to {len(order)}")
+    for (a, last), (first, b) in pairwise(sorted(ranks)):
+        if first <= last:
+            raise InputError("bands", f"{a}-{last} and {first}-{b} overlap", "Give each rank to one band")
+    return tuple(order[first - 1 : last] for first, last in ranks)
+
+
+def expert_ranks(classes: int) -> tuple[tuple[int, int], ...]:
+    """Ranks that experts learn: paper 003's for the 365 classes of Objects365, else the middle and the tail.
+
+    Args:
+        classes: how many occur.
+    """
+    if classes == 365:
+        return (151, 300), (301, 365)
+    third = [round(classes * part / 3) for part in range(4)]
+    return tuple((first + 1, last) for first, last in pairwise(third[1:]) if first < last)
 
 
 def imbalance_magnitude(counts: npt.NDArray[np.integer]) -> float:

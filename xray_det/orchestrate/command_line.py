@@ -3,6 +3,7 @@
 Importing this costs nothing, so that --help answers at once.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Placed:
+    """What a run is called, and where it is kept."""
+
+    run: str | None = None
+    """The run's name; its folder is OUT/NAME."""
+    out: str | None = None
+    """Folder or URI of the runs; on several machines it must be storage that all of them see."""
+    tracking: str | None = None
+    """Address of MLflow; MLFLOW_TRACKING_URI or a SQLite file in ~/xray_det unless given; off for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told(Placed):
     """What to train, and how."""
 
     datasets: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -30,12 +43,6 @@ class Told:
     """An experiment as JSON: from train.py --show, or a run's experiment.json."""
     set: tuple[str, ...] = ()
     """PATH=VALUE …, for example phases.0.lr=0.02 model.backbone.name=resnet18 phases.0.drops=8,11."""
-    run: str | None = None
-    """The run's name; its folder is OUT/NAME."""
-    out: str | None = None
-    """Folder or URI of the runs; on several machines it must be storage that all of them see."""
-    tracking: str | None = None
-    """Address of MLflow; MLFLOW_TRACKING_URI or a SQLite file in ~/xray_det unless given; off for none."""
 
 
 def configure(told: Told, *, name: str, phases: "tuple[Phase, ...]") -> "Experiment":
@@ -50,8 +57,8 @@ def configure(told: Told, *, name: str, phases: "tuple[Phase, ...]") -> "Experim
     """
     from xray_det.orchestrate.experiment import Data, Experiment, read_experiment
 
-    train = tuple(_choose(text, ("train", "trainval")) for text in told.datasets)
-    val = tuple(_choose(text, ("val", "test")) for text in told.val)
+    train = tuple(choose(text, ("train", "trainval")) for text in told.datasets)
+    val = tuple(choose(text, ("val", "test")) for text in told.val)
     if told.config is not None:
         experiment = read_experiment(storage.read_json(told.config))
     elif train:
@@ -62,16 +69,24 @@ def configure(told: Told, *, name: str, phases: "tuple[Phase, ...]") -> "Experim
         if value is not None:
             experiment = config.replace(experiment, field, value)
     data = replace(experiment.data, train=train or experiment.data.train, val=val or experiment.data.val)
-    experiment = replace(experiment, data=data)
-    for assignment in told.set:
+    return assigned(replace(experiment, data=data), told.set).absolute()
+
+
+def assigned(experiment: "Experiment", assignments: Iterable[str]) -> "Experiment":
+    """The experiment with values set by PATH=VALUE.
+
+    Raises:
+        InputError: an unknown path, a value that cannot be.
+    """
+    for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"--set {assignment}", "has no =", "Write PATH=VALUE")
         experiment = config.replace(experiment, path, text)
-    return experiment.absolute()
+    return experiment
 
 
-def _choose(text: str, wanted: tuple[str, ...]) -> "Selection":
+def choose(text: str, wanted: tuple[str, ...]) -> "Selection":
     """FOLDER@SPLIT, or FOLDER: its first split of these names, all images where it has none of them."""
     from xray_det.data.annotations import Selection
     from xray_det.data.manifest import Manifest

@@ -96,6 +96,8 @@ def label(values: Values) -> str:
 
 
 def _short(value: Any) -> str:
+    if _is_list(value) and len(value) > 3:  # classes, for example
+        value = f"{len(value)}_from_{value[0]}"
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return "".join(letter if letter.isalnum() or letter in "._+-" else "_" for letter in text)[:40]
 

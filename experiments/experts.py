@@ -1,0 +1,276 @@
+"""Experts for rare classes (paper 003): a general detector goes on as detectors of some classes; then all together.
+
+    python experiments/experts.py quickstart --run experts
+    python experiments/experts.py ~/xray_det/runs/o365 --run experts --bands 151-300 301-365 --test ~/data/o365@test
+    python experiments/experts.py quickstart --run experts --set phases.0.epochs=4 phases.0.lr=0.0005
+
+GENERAL is a run's name or folder, or a weights folder. Its classes are ranked by training instances. An expert learns
+those of a band of ranks, from the general detector's weights, on the images that hold one of them: the general
+detector's last phase once more (--set changes it). Bands are 151-300 and 301-365 for 365 classes as in the paper, else
+the middle and the last third. Experts are trained side by side as far as the cluster has room.
+
+Then the detections of all are combined: `own`, a class belongs to the expert that learned it, otherwise to the general
+detector; `union`, all detections, then suppression class by class; `wbf`, weighted boxes fusion. The table has a row a
+detector and combination, measured on *all* images of --test (or of the validation data), not only on those that hold
+rare classes: over the classes that the detector has AP, AP of each band of ranks, how many have an AP of 0, and how
+many rose and fell against the general detector. The combination is chosen by the validation data, never by --test;
+without --test the table says that it was chosen on the same images.
+
+Two controls: --longer trains the general detector on, on all images, for as many images as the experts saw together;
+--from-scratch trains the experts by the same phases but not from the general detector.
+
+Start the same command again after whatever happened; finished trainings and detections are kept, a finished table is
+printed at once.
+
+Cost: the experts' epochs, which are as long as their images are many; then every detector predicts the images once.
+Expect: a band's AP rises where the general detector had seen its classes too seldom; that of `own` in a band is its
+expert's, and other classes stay as they are.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from xray_det import storage
+from xray_det.errors import InputError
+from xray_det.orchestrate.command_line import Placed, assigned, choose
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from xray_det.orchestrate.experiment import Experiment
+    from xray_det.orchestrate.experts import Band, Scores
+    from xray_det.orchestrate.results import Row
+
+#: In the run folder, written last: what was measured, and what was asked.
+RESULT = "experts.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Placed):
+    """Which detector, and what of it."""
+
+    general: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GENERAL")]
+    """The detector to begin with: a run's name or folder, or a weights folder."""
+    bands: tuple[str, ...] = ()
+    """FIRST-LAST …, ranks by training instances."""
+    val: tuple[str, ...] = ()
+    """Datasets to choose on, FOLDER or FOLDER@SPLIT; the general detector's own unless given."""
+    test: tuple[str, ...] = ()
+    """Datasets to report on; those to choose on unless given."""
+    set: tuple[str, ...] = ()
+    """PATH=VALUE … of the experts' experiment, for example phases.0.lr=0.001."""
+    longer: bool = False
+    """Also train the general detector on for as long as the experts together."""
+    from_scratch: bool = False
+    """Also train the experts without the general detector's weights."""
+    max_concurrent: int | None = None
+    """Trainings side by side; as many as the cluster has room for unless given."""
+    gpus_per_worker: float = 1.0
+    """Below 1, trainings share a GPU."""
+    mlflow_experiment: str = "experts"
+    """Name of the MLflow experiment."""
+
+
+def main(args: Args) -> None:
+    """Train, combine, measure, print; what is done is not done again."""
+    from rich.console import Console
+
+    from xray_det.orchestrate.experiment import prepare
+    from xray_det.orchestrate.experts import choose_bands
+
+    console = Console(highlight=False)
+    experiment = configure(args)
+    bands = choose_bands(prepare(experiment), ranks_of(args.bands))
+    for band in bands:
+        most, least = band.instances
+        console.print(f"expert {band.label}: {len(band.names)} classes of {most} to {least} training instances")
+    asked = {"test": list(args.test), "longer": args.longer, "from_scratch": args.from_scratch}
+    trained = train_all(args, experiment, bands, console)
+    address = storage.join(experiment.folder, RESULT)
+    if not storage.exists(address) or storage.read_json(address)["asked"] != asked:
+        result = measured(args, experiment, bands, trained)
+        storage.write_json(address, {"asked": asked, **result})
+        track(experiment.folder, result)
+    conclude(storage.read_json(address), console)
+    console.print(f"folder    {experiment.folder}", soft_wrap=True)
+
+
+def configure(args: Args) -> "Experiment":
+    """The experts' experiment, but for their classes."""
+    from xray_det.orchestrate.experts import expert_experiment, find_weights
+
+    experiment = expert_experiment(find_weights(args.general), args.run or "experts")
+    experiment = replace(experiment, out=args.out or "")
+    if args.val:
+        val = tuple(choose(text, ("val", "test")) for text in args.val)
+        experiment = replace(experiment, data=replace(experiment.data, val=val))
+    return assigned(experiment, args.set).absolute()
+
+
+def ranks_of(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Bands as they are written."""
+    ranks = []
+    for text in texts:
+        first, dash, last = text.partition("-")
+        if not (dash and first.isdecimal() and last.isdecimal()):
+            raise InputError(f"--bands {text}", "is no band", "Write FIRST-LAST, for example 151-300")
+        ranks.append((int(first), int(last)))
+    return tuple(ranks)
+
+
+def train_all(
+    args: Args, experiment: "Experiment", bands: "Sequence[Band]", console: "Console"
+) -> "dict[str, dict[str, Row]]":
+    """The experts, and the controls that are asked for: kind -> detector's name -> its training."""
+    classes = {band.label: band.names for band in bands}
+    trained = {"experts": train_each(args, experiment, classes, console)}
+    if args.longer:
+        longer = {"longer": experiment.data.classes}
+        trained["longer"] = train_each(args, as_long(experiment, bands), longer, console)
+    if args.from_scratch:
+        scratch = replace(experiment, name=f"{experiment.name}-scratch", start_from=None)
+        trained["scratch"] = train_each(args, scratch, classes, console)
+    return trained
+
+
+def as_long(experiment: "Experiment", bands: "Sequence[Band]") -> "Experiment":
+    """The phases on all images, in whole epochs as long as the experts' together."""
+    from xray_det.orchestrate import search
+    from xray_det.orchestrate.experiment import prepare
+    from xray_det.orchestrate.experts import drawn_images
+
+    experts = [replace(experiment, data=replace(experiment.data, classes=band.names)) for band in bands]
+    share = sum(drawn_images(prepare(e)) for e in experts) / drawn_images(prepare(experiment))
+    return replace(search.shortened(experiment, share, 0), name=f"{experiment.name}-longer")
+
+
+def train_each(
+    args: Args, experiment: "Experiment", classes: "Mapping[str, tuple[str, ...] | None]", console: "Console"
+) -> "dict[str, Row]":
+    """A training for each set of classes, as many side by side as there is room for."""
+    from xray_det.orchestrate.arms import Arms
+    from xray_det.orchestrate.sweep import sweep
+
+    values = {name: None if names is None else list(names) for name, names in classes.items()}
+    found = sweep(
+        Arms(experiment=experiment, space={"data.classes": list(values.values())}),
+        tracking=args.tracking,
+        mlflow_experiment=args.mlflow_experiment,
+        max_concurrent=args.max_concurrent,
+        gpus_per_worker=args.gpus_per_worker,
+        console=console,
+    )
+    rows = {name: next(r for r in found.rows if r.values["data.classes"] == value) for name, value in values.items()}
+    if failed := next((row for row in rows.values() if not row.weights), None):
+        raise InputError(failed.folder, f"has no result: {failed.reason}", "Mend it and remove the experts' folder")
+    return rows
+
+
+def measured(
+    args: Args, experiment: "Experiment", bands: "Sequence[Band]", trained: "dict[str, dict[str, Row]]"
+) -> dict[str, Any]:
+    """Everything on the images to choose on, and on those to report on."""
+    from xray_det.orchestrate.experiment import prepare
+    from xray_det.orchestrate.experts import GENERAL, best_combination, instance_counts, score_all
+
+    assert experiment.start_from is not None
+    names = {(kind, name): name if kind == "longer" else f"{kind} {name}" for kind in trained for name in trained[kind]}
+    weights = {names[kind, name]: row.weights for kind, rows in trained.items() for name, row in rows.items()}
+    detectors = {GENERAL: experiment.start_from, **weights}
+    images = {"val": experiment.data.val}
+    if args.test:
+        images["test"] = tuple(choose(text, ("test", "val")) for text in args.test)
+    scores: dict[str, list[Scores]] = {
+        kind: score_all(
+            detectors,
+            [names["experts", band.label] for band in bands],
+            selections,
+            storage.join(experiment.folder, "detections", kind),
+            experiment=experiment,
+            bands=bands,
+            counts=instance_counts(prepare(experiment)),
+        )
+        for kind, selections in images.items()
+    }
+    return {
+        "weights": detectors,
+        "cost": {names[kind, name]: dict(row.cost) for kind, rows in trained.items() for name, row in rows.items()},
+        "chosen": best_combination(scores["val"]),
+        "scores": {kind: [one.to_json() for one in found] for kind, found in scores.items()},
+    }
+
+
+def track(folder: str, result: dict[str, Any]) -> None:
+    """The numbers and a figure a dataset, to the experts' MLflow run."""
+    from xray_det.tracking.journal import Journal
+    from xray_det.tracking.resend import resend
+
+    with Journal(folder, "experts") as journal:
+        for kind, found in result["scores"].items():
+            for one in map(read_scores, found):
+                figure = by_rank(one)
+                journal.figure(f"by_rank_{kind}_{one.key.replace('/', '_')}", figure)
+                for detector in one.ap:
+                    gained = one.gains(detector)
+                    numbers = {"AP": gained.ap, **{f"AP_{band}": value for band, value in gained.bands.items()}}
+                    counts = {"zero": gained.zero, "rose": gained.rose, "fell": gained.fell}
+                    name = f"{kind}/{one.key}/{detector.replace(' ', '_')}"
+                    journal.log({f"{name}/{key}": value for key, value in {**numbers, **counts}.items()}, step=0)
+        journal.tags({"chosen": result["chosen"]})
+        journal.json("experts", result)
+    resend(folder, patience_s=60)
+
+
+def by_rank(scores: "Scores") -> Any:
+    """Average precision against rank, a line a detector."""
+    from xray_det.evaluation.figures import classes_by_frequency
+    from xray_det.evaluation.measured import ClassRow
+
+    return classes_by_frequency(
+        {
+            detector: [
+                ClassRow(name=name, count=count, ap=value)
+                for name, count, value in zip(scores.names, scores.counts, values, strict=True)
+            ]
+            for detector, values in scores.ap.items()
+        }
+    )
+
+
+def read_scores(value: dict[str, Any]) -> "Scores":
+    from xray_det.orchestrate.experts import Scores
+
+    return Scores(**value)
+
+
+def conclude(result: dict[str, Any], console: "Console") -> None:
+    """A table a dataset of the images reported on."""
+    from rich.table import Table
+
+    reported = "test" if "test" in result["scores"] else "val"
+    for scores in map(read_scores, result["scores"][reported]):
+        title = f"{scores.key}, all {reported} images"
+        table = Table("detector", "AP", *scores.bands, "AP 0", "rose", "fell", title=title)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for detector in scores.ap:
+            gained = scores.gains(detector)
+            values = (gained.ap, *gained.bands.values())
+            cells = ["-" if value != value else f"{100 * value:.1f}" for value in values]
+            moved = [str(gained.rose), str(gained.fell)] if detector != "general" else ["", ""]
+            mark = " (chosen)" if detector == result["chosen"] else ""
+            table.add_row(f"{detector}{mark}", *cells, f"{gained.zero} of {gained.classes}", *moved)
+        console.print(table)
+    if reported == "val":
+        console.print(f"{result['chosen']} was chosen on these images: its lead over the others flatters it")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except InputError as error:
+        sys.exit(f"experts.py: {error}")

@@ -1,0 +1,101 @@
+"""Experts from the command line: each band's own training, combined, beside the controls; then nothing again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from xray_det import storage
+from xray_det.data.annotations import Selection
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "orchestrate"))
+from made_dataset import NAMES, experiment, write_dataset  # noqa: E402
+
+
+def general(dataset: str, val: str, folder: Path) -> str:
+    """Weights of a detector that finds something everywhere: its class scores begin around a half."""
+    from xray_det.models.weights import save_detector
+    from xray_det.orchestrate.experiment import Data, prepare
+
+    data = Data(train=(Selection(folder=dataset),), val=(Selection(folder=val),))
+    prepared = prepare(experiment(dataset, folder, data=data, workers=1, ema=None))
+    torch.manual_seed(0)
+    detector = prepared.experiment.model.build(3)
+    with torch.no_grad():
+        for name, parameter in detector.named_parameters():
+            if name == "class_head.last.bias":
+                parameter.zero_()
+            elif "last.weight" in name:
+                parameter.mul_(10)
+    save_detector(folder, detector, prepared.space, experiment=prepared.document["experiment"])
+    return str(folder)
+
+
+def run(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / "experts.py"), *arguments],
+        env={**environment, "XRAY_DET_HOME": str(home), "COLUMNS": "140"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+@pytest.mark.medium
+@pytest.mark.timeout(1200)
+def test_experts_and_their_combinations(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "squares", images=24)
+    val, test = (write_dataset(tmp_path / name, name=name, images=16, seed=seed) for seed, name in ((1, "v"), (2, "t")))
+    weights = general(dataset, val, tmp_path / "weights")
+    told = [weights, "--run", "e", "--test", test, "--longer", "--set", "phases.0.epochs=1"]
+    done = run(tmp_path, *told)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+    result = json.loads((tmp_path / "runs" / "e" / "experts.json").read_text())
+    detectors = ["general", "experts 2-2", "experts 3-3", "longer", "own", "union", "wbf"]
+    assert set(result["weights"]) == set(detectors[:4])
+    for name, rank in (("experts 2-2", 1), ("experts 3-3", 2)):
+        labels = storage.read_json(storage.join(result["weights"][name], "config.json"))["id2label"]
+        counts = storage.read_json(storage.join(dataset, "manifest.json"))["instance_counts"]
+        assert labels == {"0": NAMES[np.argsort(counts)[::-1][rank]]}
+    for kind, key in (("val", "v/coco"), ("test", "t/coco")):
+        (scores,) = result["scores"][kind]
+        assert scores["key"] == key
+        assert set(scores["ap"]) == set(detectors)
+        ap = {name: np.array(values, float) for name, values in scores["ap"].items()}
+        assert np.nanmax(ap["general"]) > 0
+        # a class of `own` is its expert's, and the others are the general detector's
+        for band in ("2-2", "3-3"):
+            (row,) = scores["bands"][band]
+            assert ap["own"][row] == pytest.approx(ap[f"experts {band}"][row], abs=1e-9)
+            assert np.isnan(np.delete(ap[f"experts {band}"], row)).all()
+        (other,) = scores["bands"]["others"]
+        assert ap["own"][other] == pytest.approx(ap["general"][other], abs=1e-9)
+        assert (tmp_path / "runs" / "e" / "detections" / kind / "wbf" / "part-00000.parquet").exists()
+    means = {name: np.nanmean(np.array(result["scores"]["val"][0]["ap"][name], float)) for name in detectors[-3:]}
+    assert means[result["chosen"]] == max(means.values())
+    table = done.stdout[done.stdout.index("t/coco") :]
+    assert f"{result['chosen']} (chosen)" in table
+    assert all(name in table for name in detectors)
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("experts").experiment_id])
+    (parent,) = [found for found in runs if found.data.tags.get("chosen")]
+    assert parent.data.metrics["test/t/coco/own/AP"] == pytest.approx(np.nanmean(ap["own"]))
+    assert len([found for found in runs if found.data.tags.get("mlflow.parentRunId") == parent.info.run_id]) == 2
+
+    again = run(tmp_path, *told)
+    assert again.returncode == 0
+    assert again.stdout[again.stdout.index("t/coco") :] == table
+    refused = run(tmp_path, *told, "--bands", "1-2", "2-3")
+    assert refused.returncode == 1
+    assert "1-2 and 2-3 overlap" in refused.stderr

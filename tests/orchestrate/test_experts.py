@@ -1,0 +1,110 @@
+"""Experts: which classes they learn, what they begin with, and how they are trained."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from made_dataset import NAMES, experiment, write_dataset
+
+from xray_det.errors import InputError
+from xray_det.labels.space import Class, LabelSpace
+from xray_det.models.weights import save_detector
+from xray_det.orchestrate.experiment import Experiment, prepare
+from xray_det.orchestrate.experts import (
+    GENERAL,
+    OTHERS,
+    Scores,
+    best_combination,
+    choose_bands,
+    drawn_images,
+    expert_experiment,
+    find_weights,
+    instance_counts,
+)
+from xray_det.orchestrate.run_folder import Result, RunFolder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_dataset(tmp_path_factory.mktemp("data") / "squares", images=40)
+
+
+def general(dataset: str, folder: Path, names: tuple[str, ...] = NAMES) -> tuple[str, Experiment]:
+    """Weights of a detector that says it was trained on the dataset."""
+    made = experiment(dataset, folder.parent / "runs")
+    space = LabelSpace(name="squares", classes=tuple(Class(name=name, source_id=name) for name in names))
+    save_detector(folder, made.model.build(len(names)), space, experiment=prepare(made).document["experiment"])
+    return str(folder), made
+
+
+def test_experts_go_on_with_the_last_phase_of_the_general_detector(dataset: str, tmp_path: Path) -> None:
+    weights, made = general(dataset, tmp_path / "weights")
+    found = expert_experiment(weights, "experts")
+    last = replace(made.phases[-1], keep_optimizer=False)
+    expected = replace(made, name="experts", phases=(last,), start_from=weights, out="", device="auto")
+    assert found == expected
+    silent = tmp_path / "silent"
+    space = LabelSpace(name="s", classes=tuple(Class(name=name, source_id=name) for name in NAMES))
+    save_detector(silent, made.model.build(3), space)
+    with pytest.raises(InputError, match="does not say how the detector was trained"):
+        expert_experiment(str(silent), "experts")
+
+
+def test_bands_are_ranks_by_boxes_in_the_training_images(dataset: str, tmp_path: Path) -> None:
+    weights, _ = general(dataset, tmp_path / "weights")
+    prepared = prepare(expert_experiment(weights, "experts"))
+    labels = pq.read_table(Path(dataset) / "shards" / "0.parquet")["labels"].to_pylist()
+    counts = {name: sum(row.count([label]) for row in labels) for label, name in enumerate(NAMES)}
+    assert instance_counts(prepared) == counts
+    order = sorted(NAMES, key=lambda name: -counts[name])
+    bands = choose_bands(prepared)
+    assert [(band.label, band.names) for band in bands] == [("2-2", (order[1],)), ("3-3", (order[2],))]
+    (all_of_them,) = choose_bands(prepared, [(1, 3)])
+    assert all_of_them.names == tuple(order)
+    assert all_of_them.instances == (counts[order[0]], counts[order[2]])
+    with pytest.raises(InputError, match="2-4 is no range of the 3 classes"):
+        choose_bands(prepared, [(2, 4)])
+    with pytest.raises(InputError, match="1-2 and 2-3 overlap"):
+        choose_bands(prepared, [(2, 3), (1, 2)])
+    # an epoch of an expert is as long as its images are many
+    data = replace(prepared.experiment.data, classes=bands[1].names)
+    held = sum([NAMES.index(order[2])] in row for row in labels)
+    assert drawn_images(prepare(replace(prepared.experiment, data=data))) == held < drawn_images(prepared) == 40
+
+
+def test_a_general_detector_of_other_classes_is_refused(dataset: str, tmp_path: Path) -> None:
+    weights, _ = general(dataset, tmp_path / "weights", names=(NAMES[0], NAMES[1], "pink"))
+    with pytest.raises(InputError, match="has no class 'blue'") as caught:
+        choose_bands(prepare(expert_experiment(weights, "experts")))
+    assert caught.value.where == weights
+
+
+def test_a_general_detector_is_found_by_its_weights_its_run_or_the_runs_name(
+    dataset: str, tmp_path: Path, home: Path
+) -> None:
+    weights, _ = general(dataset, tmp_path / "weights")
+    assert find_weights(weights) == weights
+    for folder in (tmp_path / "run", home / "runs" / "by_name"):
+        RunFolder(uri=str(folder), fingerprint="").finish(
+            Result(folder=str(folder), weights=weights, phases=(weights,), steps=1, metrics={})
+        )
+    assert find_weights(str(tmp_path / "run")) == find_weights("by_name") == weights
+    with pytest.raises(InputError, match="neither a weights folder nor a run"):
+        find_weights("nothing")
+
+
+def test_the_combination_with_the_best_mean_over_datasets_is_chosen() -> None:
+    def scores(key: str, own: float, union: float, wbf: float) -> Scores:
+        ap = {GENERAL: (0.5, None), "own": (own, None), "union": (union, None), "wbf": (wbf, None)}
+        return Scores(key=key, names=("a", "b"), counts=(2, 1), bands={OTHERS: (0,), "2-2": (1,)}, ap=ap)
+
+    both = [scores("x/coco", 0.6, 0.7, 0.1), scores("y/coco", 0.6, 0.3, 0.9)]
+    assert best_combination(both) == "own"
+    assert best_combination(both[1:]) == "wbf"
+    gained = both[0].gains("wbf")
+    assert (gained.rose, gained.fell, gained.classes) == (0, 1, 1)
+    assert gained.bands[OTHERS] == pytest.approx(0.1)
+    assert np.isnan(gained.bands["2-2"])
+    assert Scores(**both[0].to_json()).gains("own") == both[0].gains("own")
