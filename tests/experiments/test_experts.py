@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from xray_det import storage
+from xray_det import config, storage
 from xray_det.data.annotations import Selection
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,8 @@ def general(dataset: str, val: str, folder: Path) -> str:
     from xray_det.orchestrate.experiment import Data, prepare
 
     data = Data(train=(Selection(folder=dataset),), val=(Selection(folder=val),))
-    prepared = prepare(experiment(dataset, folder, data=data, workers=1, ema=None))
+    made = experiment(dataset, folder, data=data, workers=1, ema=None)
+    prepared = prepare(config.replace(made, "model.decoding.max_detections", 1000))  # no combination is cut
     torch.manual_seed(0)
     detector = prepared.experiment.model.build(3)
     with torch.no_grad():

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from made_dataset import NAMES, experiment, write_dataset
 
+from xray_det import config
+from xray_det.data.annotations import Selection
 from xray_det.errors import InputError
+from xray_det.inference.predict import open_prediction
 from xray_det.labels.space import Class, LabelSpace
 from xray_det.models.weights import save_detector
 from xray_det.orchestrate.experiment import Experiment, prepare
@@ -22,6 +26,7 @@ from xray_det.orchestrate.experts import (
     expert_experiment,
     find_weights,
     instance_counts,
+    score_all,
 )
 from xray_det.orchestrate.run_folder import Result, RunFolder
 
@@ -32,10 +37,20 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def general(dataset: str, folder: Path, names: tuple[str, ...] = NAMES) -> tuple[str, Experiment]:
-    """Weights of a detector that says it was trained on the dataset."""
+    """Weights of a detector that says it was trained on the dataset, and finds something everywhere: its class scores
+    begin around a half."""
     made = experiment(dataset, folder.parent / "runs")
+    made = config.replace(made, "model.decoding.max_detections", 1000)  # so many that no combination is cut
     space = LabelSpace(name="squares", classes=tuple(Class(name=name, source_id=name) for name in names))
-    save_detector(folder, made.model.build(len(names)), space, experiment=prepare(made).document["experiment"])
+    torch.manual_seed(len(names))
+    detector = made.model.build(len(names))
+    with torch.no_grad():
+        for name, parameter in detector.named_parameters():
+            if name == "class_head.last.bias":
+                parameter.zero_()
+            elif "last.weight" in name:
+                parameter.mul_(10)
+    save_detector(folder, detector, space, experiment=prepare(made).document["experiment"])
     return str(folder), made
 
 
@@ -108,3 +123,32 @@ def test_the_combination_with_the_best_mean_over_datasets_is_chosen() -> None:
     assert gained.bands[OTHERS] == pytest.approx(0.1)
     assert np.isnan(gained.bands["2-2"])
     assert Scores(**both[0].to_json()).gains("own") == both[0].gains("own")
+
+
+def test_all_detectors_and_combinations_are_measured_on_all_images(dataset: str, tmp_path: Path) -> None:
+    weights, _ = general(dataset, tmp_path / "weights")
+    found = expert_experiment(weights, "experts")
+    prepared = prepare(found)
+    bands = choose_bands(prepared)
+    detectors = {GENERAL: weights}
+    for band in bands:
+        detectors[f"experts {band.label}"], _ = general(dataset, tmp_path / band.label, names=band.names)
+    images = [Selection(folder=write_dataset(tmp_path / "val", name="val", images=16, seed=1))]
+    told = {"experiment": found, "bands": bands, "counts": instance_counts(prepared)}
+    (scores,) = score_all(detectors, list(detectors)[1:], images, str(tmp_path / "detections"), **told)
+    assert scores.key == "val/coco"
+    assert scores.names == NAMES
+    assert set(scores.ap) == {*detectors, "own", "union", "wbf"}
+    assert [sorted(rows) for rows in scores.bands.values()] == [
+        [NAMES.index(name) for name in names]
+        for names in (set(NAMES) - {*bands[0].names, *bands[1].names}, bands[0].names, bands[1].names)
+    ]
+    # a class of `own` is its expert's, and the others are the general detector's; an expert has no other class
+    for band in bands:
+        expert, row = scores.of(f"experts {band.label}"), NAMES.index(band.names[0])
+        assert scores.of("own")[row] == pytest.approx(expert[row], abs=1e-9)
+        assert np.isnan(np.delete(expert, row)).all()
+    (other,) = scores.bands[OTHERS]
+    assert scores.of("own")[other] == pytest.approx(scores.of(GENERAL)[other], abs=1e-9)
+    assert scores.of(GENERAL)[other] > 0
+    assert len(open_prediction(str(tmp_path / "detections" / "wbf")).table()) == 16
