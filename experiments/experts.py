@@ -254,12 +254,13 @@ def conclude(result: dict[str, Any], console: "Console") -> None:
     reported = "test" if "test" in result["scores"] else "val"
     for scores in map(read_scores, result["scores"][reported]):
         title = f"{scores.key}, all {reported} images"
-        table = Table("detector", "AP", *scores.bands, "AP 0", "rose", "fell", title=title)
+        bands = sorted(scores.bands, key=lambda name: (name != "others", name))  # JSON keeps no order
+        table = Table("detector", "AP", *bands, "AP 0", "rose", "fell", title=title)
         for column in table.columns[1:]:
             column.justify = "right"
-        for detector in scores.ap:
+        for detector in sorted(scores.ap, key=lambda name: (name != "general", name)):
             gained = scores.gains(detector)
-            values = (gained.ap, *gained.bands.values())
+            values = (gained.ap, *(gained.bands[band] for band in bands))
             cells = ["-" if value != value else f"{100 * value:.1f}" for value in values]
             moved = [str(gained.rose), str(gained.fell)] if detector != "general" else ["", ""]
             mark = " (chosen)" if detector == result["chosen"] else ""
