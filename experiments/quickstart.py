@@ -104,16 +104,14 @@ def main(args: Args) -> None:
 
 def sources(args: Args) -> list[tuple[Path, str]]:
     """The published datasets to train on, and where their shards go; the miniature is written when there are none."""
-    from xray_det.config import fingerprint
+    from xray_det.data.miniature.ingested import rendered
     from xray_det.data.miniature.parameters import Miniature
-    from xray_det.data.miniature.releases import write
 
     if args.train:
         return [(path, storage.join(storage.home(), "datasets", path.absolute().name)) for path in args.train]
     smoke = {"classes": 8, "look_alikes": 1, "images": 120, "validation_images": 24, "defects": 1}
     parameters = Miniature(**smoke) if args.smoke else Miniature(images=1200)  # type: ignore[arg-type]
-    folder = storage.join(storage.home(), f"miniature-{fingerprint(parameters)[:8]}")
-    releases = write(folder, parameters)
+    folder, releases = rendered(parameters)
     return [(path, storage.join(folder, "shards", path.name)) for path in (releases.objects365, releases.open_images)]
 
 

@@ -54,7 +54,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -152,19 +151,15 @@ def main(args: Args) -> None:
 
 def datasets(args: Args) -> "Data":
     """The miniature's two releases, rendered and ingested unless they are there."""
-    from xray_det.config import fingerprint
     from xray_det.data.annotations import Selection
-    from xray_det.data.ingest import ingest_published
+    from xray_det.data.miniature.ingested import ingested, rendered
     from xray_det.data.miniature.parameters import Miniature
-    from xray_det.data.miniature.releases import write
     from xray_det.orchestrate.experiment import Data
 
     smoke = {"classes": 8, "look_alikes": 1, "images": 64, "validation_images": 24, "defects": 1}
     parameters = Miniature(**smoke) if args.smoke else Miniature(images=args.images)  # type: ignore[arg-type]
-    folder = storage.join(storage.home(), f"miniature-{fingerprint(parameters)[:8]}")
-    releases = write(folder, parameters)
-    published = [Path(path) for path in (releases.objects365, releases.open_images)]
-    found = [ingest_published([path], storage.join(folder, "shards", path.name)) for path in published]
+    folder, releases = rendered(parameters)
+    found = [ingested(folder, path) for path in (releases.objects365, releases.open_images)]
     train, val = (
         tuple(Selection(folder=m.folder, split=m.first_split(*names)) for m in found)
         for names in (("train", "trainval"), ("val", "test"))
@@ -376,7 +371,7 @@ def verdicts(grid: "Grid", correlated: "Sequence[Correlation]", climbed: "Sequen
     """Whether each claim holds, by the rules of the module's docstring."""
     import numpy as np
 
-    from xray_det.orchestrate.rank import seed_spread
+    from xray_det.evaluation.over_seeds import seed_spread
 
     end, spread = grid.end(AP).mean(axis=0), seed_spread(grid.end(AP))
     before = grid.curves[AP][..., last_before_drop(grid)].mean(axis=0)

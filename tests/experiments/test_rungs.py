@@ -28,7 +28,6 @@ from xray_det.orchestrate.rank import (
     odds,
     orders,
     ranks,
-    seed_spread,
     spearman,
 )
 
@@ -66,16 +65,6 @@ def test_rank_correlations_equal_scipys() -> None:
                 continue
             assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
             assert kendall(a, b) == pytest.approx(stats.kendalltau(a, b).statistic)
-
-
-def test_the_spread_is_that_of_differences_inside_a_seed() -> None:
-    # differences 1 and 3, whose standard deviation is sqrt(2); what a seed adds to both arms is not in it
-    assert seed_spread([[1, 2], [1, 4]]) == pytest.approx(np.sqrt(2))
-    assert seed_spread([[1, 2], [11, 14]]) == pytest.approx(np.sqrt(2))
-    scores = np.random.default_rng(1).normal(size=(3, 5))
-    pairs = [np.var(scores[:, a] - scores[:, b], ddof=1) for a in range(5) for b in range(a)]
-    assert seed_spread(scores) == pytest.approx(np.sqrt(np.mean(pairs)))
-    assert np.isnan(seed_spread([[1, 2]]))
 
 
 def test_asha_by_hand() -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from xray_det.errors import InputError
+from xray_det.evaluation.over_seeds import seed_spread
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -45,24 +46,6 @@ def kendall(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     a, b = (np.sign(x[:, None] - x[None, :]) for x in (np.asarray(v, np.float64) for v in (first, second)))
     scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / scale if scale else float("nan")
-
-
-def seed_spread(scores: npt.ArrayLike) -> float:
-    """Standard deviation over seeds of the difference between two arms of one seed, over all pairs of arms.
-
-    Args:
-        scores: [S, A]. What a seed does to all arms alike (their common trunk) cancels in a difference: it is sqrt(2)
-            times the standard deviation of what an additive model of seed and arm leaves.
-
-    Returns:
-        NaN with fewer than two seeds or arms.
-    """
-    found = np.asarray(scores, np.float64)
-    seeds, arms = found.shape
-    if seeds < 2 or arms < 2:
-        return float("nan")
-    left = found - found.mean(axis=0, keepdims=True) - found.mean(axis=1, keepdims=True) + found.mean()
-    return float(np.sqrt(2 * (left**2).sum() / ((seeds - 1) * (arms - 1))))
 
 
 @dataclass(frozen=True, kw_only=True)
