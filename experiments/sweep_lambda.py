@@ -16,8 +16,11 @@ Start the same command again after Ctrl-C, a kill, a stopped job: finished train
 on from their checkpoints. A sweep that has finished prints its table at once; another configuration under its name is
 refused, with the differences.
 
-In MLflow the sweep is a run with the table and the figures, and a child a training: mark them and press Compare.
-experiments/compare.py FOLDER says what differs class by class.
+In MLflow the sweep is a run with the table and the figures, and a child a training: mark them and press Compare. The
+figures, also in the sweep's folder: AP of all classes, the head, the middle and the tail against lambda; the same after
+every epoch for each lambda (Fig. 4); AP a class in order of frequency (Fig. 5). For the curves every epoch is measured,
+beside the training; with --config the file says how often (validation.every). experiments/compare.py FOLDER says what
+differs class by class.
 
 Cost: the natural phase, and for each value the soft-balance phase; as many side by side as the cluster has room for.
 --gpus-per-worker 0.5 lets two share a GPU. Expect: the tail's AP rises with lambda to about 0.7, the head's falls
@@ -25,7 +28,7 @@ beyond it.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import tyro
@@ -70,11 +73,13 @@ def main(args: Args) -> None:
 
     console = Console(highlight=False)
     natural, balanced = Phase(), Phase(sampling=SoftBalance())
+    if args.config is None:
+        args = replace(args, set=("validation.every=1", *args.set))
     experiment = configure(args, name="sweep_lambda", phases=(natural, balanced))
     found = run(args, experiment, console)
     console.print(results_table(found.rows, f"{experiment.name}: AP in percent"))
     console.print(f"best: {found.best.arm.rsplit(' ', 1)[0]}; weights: {found.best.weights}", soft_wrap=True)
-    console.print(f"folder: {found.folder}", soft_wrap=True)
+    console.print(f"folder: {found.folder}; figures: tracking/artifacts/figures in there", soft_wrap=True)
 
 
 def run(args: Args, experiment: "Experiment", console: "Console") -> "Swept":

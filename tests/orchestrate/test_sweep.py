@@ -20,8 +20,9 @@ from xray_det.models.weights import read_config
 from xray_det.orchestrate import sweep as module
 from xray_det.orchestrate.arms import Arms
 from xray_det.orchestrate.experiment import Experiment
-from xray_det.orchestrate.results import ENDED, by_value, results_table
+from xray_det.orchestrate.results import ENDED, results_table
 from xray_det.orchestrate.sweep import sweep
+from xray_det.orchestrate.sweep_figures import by_value
 from xray_det.orchestrate.trainer import train
 from xray_det.orchestrate.validation import Validate
 from xray_det.tracking.journal import Journal

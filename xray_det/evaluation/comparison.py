@@ -6,7 +6,7 @@ smallest and the largest beside it. A variant of one run says nothing about chan
 Shapes: V variants (the baseline is the first), C classes of a set by falling training count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -124,12 +124,7 @@ class Comparison:
 
         That is the one besides COCO's where there is one, as a run's ``val/AP`` has it.
         """
-        chosen: dict[str, str] = {}
-        for key in self.tables:
-            dataset, _, protocol = key.rpartition("/")
-            if dataset not in chosen or protocol != "coco":
-                chosen[dataset] = key
-        return tuple(chosen.values())
+        return headline(self.tables)
 
     def each(self, variant: int, sets: Sequence[str] = ()) -> Floats:
         """[runs, 4] AP, head, middle and tail of every run: means over ``sets``, over the headline unless given."""
@@ -141,6 +136,16 @@ class Comparison:
         runs = self.each(variant, sets)
         ends = zip(COLUMNS, runs.mean(axis=0), runs.min(axis=0), runs.max(axis=0), strict=True)
         return {name: Spread(mean=float(m), low=float(low), high=float(high)) for name, m, low, high in ends}
+
+
+def headline(sets: Iterable[str]) -> tuple[str, ...]:
+    """Of sets ``DATASET/PROTOCOL`` each dataset's by its publishers' protocol: the one besides COCO's, if there is."""
+    chosen: dict[str, str] = {}
+    for key in sets:
+        dataset, _, protocol = key.rpartition("/")
+        if dataset not in chosen or protocol != "coco":
+            chosen[dataset] = key
+    return tuple(chosen.values())
 
 
 def compare(runs: Sequence[Run], sets: Sequence[str] = ()) -> Comparison:

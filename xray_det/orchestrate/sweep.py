@@ -10,7 +10,7 @@ Trainings are looked after by the driver's machine; their workers run anywhere.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,8 +25,9 @@ from xray_det.orchestrate.plan import Plan
 from xray_det.orchestrate.preflight import preflight, require
 from xray_det.orchestrate.progress import Display
 from xray_det.orchestrate.resources import Share, cluster_resources, concurrent_trials
-from xray_det.orchestrate.results import RESULTS, Row, write_results
+from xray_det.orchestrate.results import RESULTS, Row
 from xray_det.orchestrate.run_folder import Result, RunFolder
+from xray_det.orchestrate.sweep_figures import figures
 from xray_det.orchestrate.trainer import allot, train
 from xray_det.orchestrate.tuner import run_tuner
 from xray_det.orchestrate.validation import Validate
@@ -50,7 +51,7 @@ class Swept:
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """Trains as a child of the sweep's run; travels to Ray Tune's processes."""
+    """Trains as a child of the sweep's run; travels to the processes that look after a training."""
 
     sweep: str
     folder: str
@@ -119,19 +120,14 @@ def sweep(
     with Tracker(folder.uri, experiment=mlflow_experiment, name=experiment.name, uri=tracking) as tracker:
         tracker.config(plan.document)
         tracker.tags({"sweep": experiment.name})
-        cluster = cluster_resources()
-        room = concurrent_trials(experiment.workers, experiment.device, cluster, gpus_per_worker=gpus_per_worker)
-        concurrent = min(max_concurrent or room, room)
-        if len(cluster.nodes) > 1:
-            require(preflight(experiment, tracking="off", trials=concurrent, gpus_per_worker=gpus_per_worker))
+        concurrent, allotted = side_by_side(experiment, max_concurrent, gpus_per_worker)
         child = Child(
             sweep=experiment.name,
             folder=folder.uri,
             validate=validate,
             tracking=tracker.uri,
             mlflow_experiment=mlflow_experiment,
-            # counted once: a node that is lost later is waited for
-            allotted=allot(experiment, validated=True, trials=concurrent, gpus_per_worker=gpus_per_worker),
+            allotted=allotted,
         )
         trunk, begun = plan.trunk(), None
         if trunk is not None:  # with the whole cluster
@@ -143,13 +139,44 @@ def sweep(
         rows = plan.rows()
         if all(row.score in (None, float("-inf")) for row in rows):
             raise InputError(folder.uri, f"nothing has a result: {rows[0].reason}", "Mend it and remove the folder")
-        write_results(folder.uri, rows, tracker, plan.metric)
+        _write_results(folder.uri, rows, tracker, plan.metric)
         # a training does not wait long for MLflow at its end; a sweep goes on for hours, and MLflow may be back
         ended = [*([begun.folder] if begun is not None else []), *(row.folder for row in rows)]
         if waiting := send_left(ended, tracker.uri):
             command = f"python -m xray_det.tracking.resend {' '.join(waiting)}"
             logger.warning("MLflow has not all of %d runs. Send it with: %s", len(waiting), command)
     return Swept(folder=folder.uri, rows=rows)
+
+
+def side_by_side(
+    experiment: Experiment, max_concurrent: int | None = None, gpus_per_worker: float = 1.0
+) -> tuple[int, Share]:
+    """How many such trainings run at the same time, and what each gets of the cluster; on several nodes the preflight
+    is run first. Counted once: a node that is lost later is waited for.
+
+    Args:
+        max_concurrent: at most so many; None: as many as there is room for.
+
+    Raises:
+        InputError: the cluster has too little for one, or a node lacks what a training needs.
+    """
+    cluster = cluster_resources()
+    room = concurrent_trials(experiment.workers, experiment.device, cluster, gpus_per_worker=gpus_per_worker)
+    concurrent = min(max_concurrent or room, room)
+    if len(cluster.nodes) > 1:
+        require(preflight(experiment, tracking="off", trials=concurrent, gpus_per_worker=gpus_per_worker))
+    return concurrent, allot(experiment, validated=True, trials=concurrent, gpus_per_worker=gpus_per_worker)
+
+
+def _write_results(folder: str, rows: Sequence[Row], tracker: Tracker, metric: str) -> None:
+    """The sweep's run gets the table, the figures, and the numbers of the best arm."""
+    tracker.table("results", [row.flat for row in rows])
+    for name, figure in figures(rows, metric).items():
+        tracker.figure(f"{name}.png", figure)
+    best = rows[0]
+    tracker.log(best.metrics, step=len(rows))
+    tracker.tags({"best.arm": best.arm, "weights.best": best.weights})
+    storage.write_json(storage.join(folder, RESULTS), [row.flat for row in rows])
 
 
 def _trial(plan: Plan, child: Child, trunk: Result | None) -> Callable[[dict[str, Any]], None]:

@@ -1,0 +1,70 @@
+"""A sweep's figures, drawn from folders of runs as trainings leave them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xray_det import storage
+from xray_det.evaluation.measured import ClassRow, Measured
+from xray_det.orchestrate.results import Row
+from xray_det.orchestrate.run_folder import Result, RunFolder
+from xray_det.orchestrate.sweep_figures import by_value, course, figures
+
+LAM = "phases.1.sampling.lam"
+PHASES = [{"epochs": 2, "drops": []}, {"epochs": 3, "drops": [2.0]}]
+
+
+def trained(folder: Path, lam: float, *, measured: tuple[int, ...] = (1, 2, 3), rung: int = 0, **row: Any) -> Row:
+    """An arm whose second phase was measured after some epochs, at lam + epoch / 10; the first phase is the trunk's."""
+    run = RunFolder(uri=str(folder), fingerprint="")
+    storage.write_json(run.path("experiment.json"), {"experiment": {"phases": PHASES}})
+    metrics: dict[str, float] = {}
+    for epoch in measured:
+        metrics = {"val/AP": (lam + epoch) / 10, "val/AP_head": 0.5, "val/AP_tail": math.nan}
+        ap = (ClassRow(name="rare", count=1, ap=lam / 10), ClassRow(name="often", count=9, ap=0.5))
+        found = Measured(metrics=metrics, classes={"set/coco": ap, "set/voc": ap})
+        storage.write_json(run.validation(1, epoch), found.to_json())
+    end = Result(
+        folder=run.uri, weights="", phases=("", ""), steps=9, metrics={}, validations=({"val/AP": 0.05}, metrics)
+    )
+    run.finish(end)
+    values = {"values": {LAM: lam}, "score": metrics["val/AP"], "metrics": metrics} | row
+    return Row(arm=f"lam={lam}", rung=rung, share=1.0, reason="", cost={}, folder=run.uri, weights="", **values)
+
+
+def test_a_course_begins_with_what_the_trunk_was_measured_at(tmp_path: Path) -> None:
+    points = course(trained(tmp_path, 0.7))
+    assert {at: found["val/AP"] for at, found in points.items()} == pytest.approx({2: 0.05, 3: 0.17, 4: 0.27, 5: 0.37})
+
+
+def test_a_sweep_of_one_number_has_all_figures(tmp_path: Path) -> None:
+    rows = [trained(tmp_path / str(lam), lam) for lam in (1.0, 0.0, 0.7)]
+    drawn = figures(rows, "val/AP")
+    assert set(drawn) == {f"by_{LAM}", "curves", "classes_set_voc"}  # each dataset by its own protocol
+    overall, head, tail = drawn[f"by_{LAM}"].axes
+    assert [axes.get_title() for axes in (overall, head, tail)] == ["AP", "AP_head", "AP_tail"]
+    np.testing.assert_allclose(overall.lines[0].get_xydata(), [[0, 0.3], [0.7, 0.37], [1, 0.4]])
+    curves = drawn["curves"].axes[0]
+    *lines, drop = curves.lines
+    assert [line.get_label() for line in lines] == ["lam 0.0", "lam 0.7", "lam 1.0"]
+    np.testing.assert_allclose(lines[1].get_xydata(), [[2, 0.05], [3, 0.17], [4, 0.27], [5, 0.37]])
+    assert drop.get_xdata() == [4.0, 4.0]  # two epochs of the trunk, and two
+    classes = drawn["classes_set_voc"].axes[1]
+    assert classes.lines[0].get_ydata().tolist() == [0.5, 0.0]  # by falling count
+    assert [text.get_text() for text in classes.get_legend().get_texts()][2] == "lam 1.0, mean 0.300"
+
+
+def test_what_cannot_be_drawn_is_left_out(tmp_path: Path) -> None:
+    ends = [trained(tmp_path / f"ends-{lam}", lam, measured=(3,)) for lam in (0.0, 1.0)]
+    assert set(figures(ends, "val/AP")) == {f"by_{LAM}", "classes_set_voc"}  # two ends are no curve
+    failed = [trained(tmp_path / "good", 0.0), trained(tmp_path / "bad", 1.0, score=-math.inf, metrics={})]
+    assert figures(failed, "val/AP") == {}
+    assert by_value(failed, LAM, "val/AP") is None
+    # of two rungs the longer schedules alone have curves
+    rungs = [trained(tmp_path / f"rung-{n}", float(n), rung=int(n > 0)) for n in range(3)]
+    assert len(figures(rungs, "val/AP")["curves"].axes[0].lines) == 2 + 1
+    both = [trained(tmp_path / f"both-{n}", 0.5, values={LAM: float(n), "seed": n}) for n in range(2)]
+    assert set(figures(both, "val/AP")) == {f"by_{LAM}", "by_seed"}

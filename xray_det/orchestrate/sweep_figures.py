@@ -1,0 +1,152 @@
+"""Figures of a sweep: the metric over a swept value, the course of each training, the classes under each value."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from xray_det import storage
+from xray_det.evaluation.comparison import headline
+from xray_det.evaluation.figures import classes_by_frequency
+from xray_det.evaluation.measured import Measured
+from xray_det.labels.frequency import BANDS
+from xray_det.orchestrate.results import Row
+from xray_det.orchestrate.run_folder import EXPERIMENT, RunFolder
+from xray_det.orchestrate.validation import read_measured
+
+#: More values than this have no lines of their own in a figure.
+_LINES = 10
+
+
+def figures(rows: Sequence[Row], metric: str) -> dict[str, Figure]:
+    """Name -> figure, of what the rows give: ``by_PATH`` for each swept number; where one field alone was swept, over a
+    few values, ``curves`` (paper 002, Fig. 4) and ``classes_DATASET_PROTOCOL`` (Fig. 5) of the longest schedules."""
+    paths = dict.fromkeys(path for row in rows for path in row.values)
+    drawn = {f"by_{path}": figure for path in paths if (figure := by_value(rows, path, metric)) is not None}
+    full = [row for row in rows if row.rung == max(row.rung for row in rows) and _scored(row)]
+    if len(paths) != 1 or not 2 <= len(full) <= _LINES:
+        return drawn
+    (path,) = paths
+    arms = {f"{path.rsplit('.', 1)[-1]} {row.values[path]}": row for row in sorted(full, key=lambda r: _order(r, path))}
+    if (figure := curves(arms, metric)) is not None:
+        drawn["curves"] = figure
+    return drawn | classes(arms)
+
+
+def by_value(rows: Sequence[Row], path: str, metric: str) -> Figure | None:
+    """The metric, and AP of each band where there is one, over the values of one field; a line a rung, a dot a
+    training. None where the values are no numbers or there is one only."""
+    numbers = [row for row in rows if _scored(row) and isinstance(row.values.get(path), int | float)]
+    if len({row.values[path] for row in numbers}) < 2:
+        return None
+    names = _metrics(metric, [row.metrics for row in numbers])
+    figure, panels = _panels(names)
+    for axes, name in zip(panels, names, strict=True):
+        for share in sorted({row.share for row in numbers}):
+            points = [(row.values[path], row.metrics.get(name, math.nan)) for row in numbers if row.share == share]
+            xs = sorted({x for x, _ in points})
+            means = [_mean([y for at, y in points if at == x]) for x in xs]
+            line = axes.plot(xs, means, label=f"{share:g} of the schedule")[0]
+            axes.plot(*zip(*points, strict=True), "o", color=line.get_color(), markersize=4)
+        axes.set_xlabel(path.rsplit(".", 1)[-1])
+    if len({row.share for row in numbers}) > 1:
+        panels[-1].legend(fontsize="small")
+    return figure
+
+
+def curves(arms: Mapping[str, Row], metric: str) -> Figure | None:
+    """The metric, and AP of each band, after every measured epoch; dashed where the learning rate drops. None where
+    nothing was measured but the phases' ends."""
+    measured = {name: course(row) for name, row in arms.items()}
+    phases = _phases(next(iter(arms.values())))
+    if max(len(points) for points in measured.values()) <= len(phases):
+        return None
+    names = _metrics(metric, [points[max(points)] for points in measured.values()])
+    figure, panels = _panels(names)
+    for axes, name in zip(panels, names, strict=True):
+        for colour, (arm, points) in zip(_colours(len(arms)), measured.items(), strict=True):
+            epochs = sorted(points)
+            axes.plot(epochs, [points[at].get(name, math.nan) for at in epochs], ".-", color=colour, label=arm)
+        begun = 0
+        for phase in phases:
+            for drop in phase["drops"]:
+                axes.axvline(begun + drop, color="black", ls="--", lw=0.8)
+            begun += phase["epochs"]
+        axes.set_xlabel("epochs")
+    panels[-1].legend(fontsize="small")
+    return figure
+
+
+def course(row: Row) -> dict[int, Mapping[str, float]]:
+    """Epochs of all phases -> what was measured of a training then; of phases that another run made, at their ends."""
+    folder, lengths = RunFolder(uri=row.folder, fingerprint=""), [phase["epochs"] for phase in _phases(row)]
+    result = folder.finished()
+    points: dict[int, Mapping[str, float]] = {}
+    for number, epochs in enumerate(lengths):
+        begun = sum(lengths[:number])
+        for epoch in range(1, epochs + 1):
+            if (found := read_measured(folder.validation(number, epoch))) is not None:
+                points[begun + epoch] = found.metrics
+        if result is not None and result.validations[number]:
+            points[begun + epochs] = result.validations[number]
+    return points
+
+
+def classes(arms: Mapping[str, Row]) -> dict[str, Figure]:
+    """For each dataset, by its publishers' protocol, AP a class in order of training frequency, a line an arm."""
+    last: dict[str, Measured] = {}
+    for name, row in arms.items():
+        phases = _phases(row)
+        address = RunFolder(uri=row.folder, fingerprint="").validation(len(phases) - 1, phases[-1]["epochs"])
+        if (found := read_measured(address)) is not None:
+            last[name] = found
+    keys = headline(dict.fromkeys(key for found in last.values() for key in found.classes))
+    return {
+        f"classes_{key.replace('/', '_')}": classes_by_frequency(
+            {name: found.classes[key] for name, found in last.items() if key in found.classes}
+        )
+        for key in keys
+    }
+
+
+def _phases(row: Row) -> list[dict[str, Any]]:
+    """The phases of a training, as JSON."""
+    phases: list[dict[str, Any]] = storage.read_json(storage.join(row.folder, EXPERIMENT))["experiment"]["phases"]
+    return phases
+
+
+def _scored(row: Row) -> bool:
+    return row.score is not None and math.isfinite(row.score)
+
+
+def _order(row: Row, path: str) -> tuple[bool, Any]:
+    """Numbers rising, then texts."""
+    value = row.values[path]
+    number = isinstance(value, int | float)
+    return not number, value if number else str(value)
+
+
+def _metrics(metric: str, found: Sequence[Mapping[str, float]]) -> list[str]:
+    return [metric, *(f"val/AP_{band}" for band in BANDS if any(f"val/AP_{band}" in of for of in found))]
+
+
+def _panels(names: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
+    """A panel a metric, side by side."""
+    figure = Figure(figsize=(3.2 * len(names), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(names), sharex=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name.removeprefix("val/"))
+        axes.grid(alpha=0.3)
+    return figure, panels
+
+
+def _colours(count: int) -> list[Any]:
+    return [colormaps["viridis"](0.93 * number / max(count - 1, 1)) for number in range(count)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
