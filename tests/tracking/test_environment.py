@@ -31,6 +31,9 @@ def test_commit_of_a_checkout_a_changed_one_and_a_copy(tmp_path: Path, monkeypat
     git("init", "-q")
     module = checkout / "xray_det" / "a.py"
     module.write_text("1")
+    table = checkout / "experiments" / "results" / "study.json"
+    table.parent.mkdir(parents=True)
+    table.write_text("{}")
     git("add", ".")
     git("commit", "-q", "-m", "one")
     head = git("rev-parse", "HEAD")
@@ -38,6 +41,8 @@ def test_commit_of_a_checkout_a_changed_one_and_a_copy(tmp_path: Path, monkeypat
     module.write_text("2")
     assert environment.commit() == f"{head}-dirty"
     module.write_text("1")
+    table.write_text('{"written": "by a study"}')
+    assert environment.commit() == head
 
     # A copy inside another checkout must not claim that one's commit...
     copy = checkout / "copy"

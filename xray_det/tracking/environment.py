@@ -64,7 +64,9 @@ def _revision(root: Path) -> str | None:
         # A copy of the code inside another project's checkout must not report that project's commit.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
             return None
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+        # Tables of studies are written while trainings run: they are no code.
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!experiments/results")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
