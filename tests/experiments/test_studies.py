@@ -1,0 +1,200 @@
+"""The scripts of the claims: which arms they train, what they share, what they say of made numbers, and smoke runs."""
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xray_det import storage
+from xray_det.errors import InputError
+from xray_det.evaluation.over_seeds import OverSeeds
+from xray_det.orchestrate import study_command
+from xray_det.orchestrate.claims import METRICS, experiment
+from xray_det.orchestrate.study_record import Identity
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "orchestrate"))
+from made_dataset import write_dataset  # noqa: E402
+
+
+def load(name: str) -> ModuleType:
+    spec = spec_from_file_location(f"{name}_script", ROOT / "experiments" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+sampling, hybrid, ladder, loss_functions, fod_blocks = map(
+    load, ("sampling", "hybrid", "ladder", "loss_functions", "fod_blocks")
+)
+
+
+def found(
+    arms: Sequence[str], values: dict[str, Sequence[float]], metrics: Sequence[str] = tuple(METRICS)
+) -> OverSeeds:
+    """Arms whose metrics are all one number a seed; those without have 0.2. A dictionary gives numbers a metric."""
+    numbers = [[[seed for _ in metrics] for seed in values.get(arm, (0.2, 0.2))] for arm in arms]
+    return OverSeeds(arms=tuple(arms), metrics=tuple(metrics), values=np.array(numbers, np.float64))
+
+
+@pytest.fixture(scope="module")
+def keys() -> dict[str, dict[str, str]]:
+    """Script -> arm -> key, on the small miniature with the schedule of the claims."""
+    made = study_command.assigned(experiment(smoke=True), ("phases.0.epochs=12", "phases.0.drops=8"))
+    patched = pytest.MonkeyPatch()
+    patched.setattr(hybrid, "base", lambda *_: made)
+    arms = {
+        "sampling": sampling.arms(sampling.Args(), made),
+        "hybrid": hybrid.table_4(hybrid.Args()),
+        "ladder": ladder.arms(made),
+        "loss_functions": loss_functions.arms(made),
+    }
+    patched.undo()
+    return {name: {title: Identity.of(arm(1)).key for title, arm in of.items()} for name, of in arms.items()}
+
+
+@pytest.mark.medium
+def test_tables_share_arms(keys: dict[str, dict[str, str]]) -> None:
+    """Renders and ingests the small miniature, in seconds."""
+    rules, table_4, rungs, losses = (keys[n] for n in ("sampling", "hybrid", "ladder", "loss_functions"))
+    assert len(rules) == len(set(rules.values())) == 9
+    assert len(table_4) == len(set(table_4.values())) == 11
+    assert rules["natural"] == table_4["natural 12"] == rungs["baseline"] == losses["softmax, natural"]
+    assert rules["lambda 1"] == table_4["class-aware 12"] == losses["softmax, class-aware"]
+    assert rules["lambda 0.7"] == table_4["lambda 0.7 12"]
+    assert rungs["+ class-aware sampling"] == rules["lambda 1"]
+    assert next(iter(table_4)) == "natural 12"
+    assert [*table_4][-1] == "natural 12, then lambda 0.7 6"
+
+
+def test_what_sampling_says() -> None:
+    args = sampling.Args(lam=(0.0, 0.7, 1.0), cap=(100,))
+    arms = ("natural", "cap 100", "lambda 0", "lambda 0.7", "lambda 1")
+    said = sampling.verdicts(args, found(arms, {"lambda 0.7": (0.31, 0.30), "lambda 1": (0.30, 0.30)}))
+    assert said[0].startswith("Soft-balance wins: holds. lambda 0.7 is +10.5 above natural order, the spread is +0.4.")
+    assert said[0].endswith("Within the spread of the best: lambda 0.7.")
+    assert said[1].startswith("Most in the tail: does not hold here. lambda 0.7 gains noisy head +10.5")
+    assert said[2].startswith("A cap raises the tail: does not hold here. cap 100: tail +0.0, all +0.0;")
+    # a gain that is smaller than what seeds do
+    noisy = {"cap 100": (0.3, 0.1), "lambda 0": (0.1, 0.3), "lambda 0.7": (0.4, 0.1), "lambda 1": (0.1, 0.35)}
+    said = sampling.verdicts(args, found(arms, noisy))
+    assert said[0].startswith("Soft-balance wins: does not hold here. lambda 0.7 is +5.0 above natural order")
+    assert said[0].endswith("Within the spread of the best: lambda 0, lambda 0.7, lambda 1.")
+    # one that is in the tail alone
+    values = found(arms, {"lambda 0.7": (0.21, 0.21)}).values
+    values[3, :, list(METRICS).index("noisy tail")] = 0.5
+    said = sampling.verdicts(args, OverSeeds(arms=arms, metrics=tuple(METRICS), values=values))
+    assert said[1] == (
+        "Most in the tail: holds. lambda 0.7 gains noisy head +1.0, noisy middle +1.0, noisy tail +30.0."
+    )
+
+
+def test_what_hybrid_says() -> None:
+    arms = [
+        "natural 12", "natural 18",
+        *(f"{rule} {n}" for rule in ("class-aware", "lambda 0.7") for n in (6, 12, 18)),
+        *(f"natural 12, then {rule} 6" for rule in ("natural", "class-aware", "lambda 0.7")),
+    ]  # fmt: skip
+    values = {"class-aware 6": (0.35, 0.36), "lambda 0.7 12": (0.4, 0.4), "natural 12, then lambda 0.7 6": (0.5, 0.5)}
+    first, second = hybrid.verdicts(found(arms, values))
+    assert first.startswith(
+        "Hybrid beats balanced from the start: holds. It is +30.0 above natural 12, then natural 6,"
+    )
+    assert "+14.5 above class-aware 6, +10.0 above lambda 0.7 12" in first
+    assert second == "Balanced over-fits by length: holds. class-aware 18 is -15.5 against class-aware 6."
+    values["natural 12, then natural 6"] = (0.5, 0.5)
+    assert hybrid.verdicts(found(arms, values))[0].startswith("Hybrid beats balanced from the start: does not hold")
+
+
+def test_phases_are_read_as_they_are_written(tmp_path: Path) -> None:
+    from xray_det.data.sampling import Natural, SoftBalance
+    from xray_det.train.phase import AdamW
+
+    data = write_dataset(tmp_path / "squares", images=4)
+    told = {"datasets": (data,), "val": (data,), "set": ("phases.1.lr=0.5", "batch=4")}
+    arms = hybrid.own_arms(hybrid.Args(phases=("3", "2@0.5", "1@1"), control=True, **told))
+    assert list(arms) == ["natural", "3, then 2@0.5, then 1@1"]
+    natural, mixed = (arm(4) for arm in arms.values())
+    assert [phase.epochs for phase in mixed.phases] == [3, 2, 1]
+    assert [phase.sampling for phase in mixed.phases] == [Natural(), SoftBalance(lam=0.5), SoftBalance(lam=1.0)]
+    assert [drop for phase in mixed.phases for drop in phase.drops] == pytest.approx([2, 4 / 3, 2 / 3])
+    assert {phase.sampling for phase in natural.phases} == {Natural()}
+    assert (mixed.phases[1].lr, mixed.batch, mixed.seed) == (0.5, 4, 4)
+    for text, message in (("x@0.7", "does not begin with a number"), ("3@-1", "lambda"), ("3@much", "not allowed")):
+        with pytest.raises(InputError, match=message):
+            hybrid.read_phase(text, mixed.phases[0])
+    # what --phases does not say is the file's
+    storage.write_json(tmp_path / "mine.json", json.loads(json.dumps(_tree(mixed, AdamW()))))
+    args = hybrid.Args(config=tmp_path / "mine.json", phases=("2", "2@0.3"))
+    (arm,) = hybrid.own_arms(args).values()
+    assert [type(phase.optimizer) for phase in arm(0).phases] == [AdamW, AdamW]
+
+
+def _tree(made: Any, optimizer: Any) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from xray_det.config import to_dict
+
+    return to_dict(replace(made, phases=(replace(made.phases[0], optimizer=optimizer),)))
+
+
+def test_what_the_ladder_and_the_losses_say() -> None:
+    said = ladder.verdicts(found(["baseline", "+ a", "+ b"], {"+ a": (0.3, 0.3), "+ b": (0.31, 0.29)}))
+    assert said[0] == "+ a helps: holds. +10.0 on baseline; the spread is +1.2."
+    assert said[1] == "+ b helps: does not hold here. +0.0 on + a; the spread is +1.2."
+    names = [f"{loss}, {rule}" for rule in ("natural", "class-aware") for loss in loss_functions.losses()]
+    natural, balanced = loss_functions.verdicts(found(names, {"focal, class-aware": (0.1, 0.1)}))
+    assert natural.startswith("Natural, from softmax: focal +0.0, softmax +0.0;")
+    assert balanced.startswith("Class-aware, from softmax: softmax +0.0, focal -10.0;")
+
+
+def test_blocks_keep_neighbours_together() -> None:
+    classes = {f"{n:03}": "often" for n in range(10)} | {"100": "rare", "101": "rare"} | {"200": "pair", "201": "pair"}
+    folds = fod_blocks.cut(classes, 3)
+    assert sorted(image for fold in folds for image in fold) == sorted(classes)  # each once
+    for fold in folds:
+        mine = sorted(int(image) for image in fold if image < "100")
+        assert mine == list(range(mine[0], mine[-1] + 1))
+        assert 3 <= len(mine) <= 4
+    assert sorted(map(len, folds)) == [4, 5, 5]  # rare classes begin at different folds
+    with pytest.raises(InputError, match="1 folds leave nothing"):
+        fod_blocks.Args(source=Path(), seeds=1)
+
+
+def test_an_image_belongs_to_its_rarest_class(shared_data: Path) -> None:
+    classes = fod_blocks.classes_of(shared_data / "fod_a")
+    assert len(classes) == 442
+    assert len(set(classes.values())) == 31
+    folds = fod_blocks.cut(classes, 3)
+    assert [len(fold) for fold in folds] == [149, 146, 147]
+    with pytest.raises(InputError, match="has no Annotations"):
+        fod_blocks.classes_of(shared_data / "bccd" / "nowhere")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("script", [sampling, hybrid, ladder, loss_functions, fod_blocks], ids=lambda s: s.__name__)
+def test_a_smoke_run(script: ModuleType, tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"source": shared_data / "fod_a"} if script is fod_blocks else {}
+    args = script.Args(smoke=True, out=str(tmp_path), tracking="off", concurrent=2, **told)
+    script.main(args)
+    said = capsys.readouterr().out
+    name = script.__name__.removesuffix("_script")
+    assert f"{name}-smoke: 2 trainings, " in said
+    (table,) = tmp_path.glob(f"{name}-smoke/*.md")
+    rows = [line for line in table.read_text().splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert not [cell for row in rows[2:] for cell in row.split("|")[2:3] if cell.strip() == "-"]
+    # again: nothing is trained
+    script.main(args)
+    assert f"{name}-smoke: 2 trainings, 0 to be made" in capsys.readouterr().out
