@@ -16,7 +16,7 @@ paper's; 160 px, 16 epochs, the detector and schedule of xray_det/orchestrate/cl
 difference is that of two arms in one fold, its spread the standard deviation over folds. "Soft-balance raises the tail"
 holds where the tail's mean difference is greater than that.
 
-Cost: 6 trainings, of about 4 minutes on 442 images.
+Cost: 6 trainings of about 6 minutes, on 442 images.
 
 Expect: the tail gains, as on the miniature (sampling.py); few boxes stand behind it.
 

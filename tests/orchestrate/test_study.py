@@ -154,6 +154,9 @@ def test_a_finished_folder_counts_and_time_is_told_by_what_was_measured(
     found.announce(found.missing(), 2)
     # 4 trainings of 2 epochs of a minute and half a minute to start
     assert "4 trainings, 4 to be made x 2.5 minutes, 2 side by side: 10 minutes" in capsys.readouterr().out
+    unknown = work(study(made, seeds=1, epoch_s=None), tmp_path)
+    unknown.announce(unknown.missing(), None)
+    assert capsys.readouterr().out.strip().endswith("4 to be made, as many as there is room for side by side")
     (natural,) = found.arms["natural"]
     folder = RunFolder.open(natural.experiment.folder, {})
     weights = folder.weights(0, averaged=False)

@@ -26,7 +26,7 @@ from xray_det.orchestrate.progress import Display, Progress, State
 from xray_det.orchestrate.run_folder import PROGRESS, Result, RunFolder
 from xray_det.orchestrate.study_record import Identity, Known, Outcome, read_known, write_record
 from xray_det.orchestrate.sweep import Child, side_by_side
-from xray_det.tracking.environment import commit, environment_tags
+from xray_det.tracking.environment import commit
 from xray_det.tracking.tracker import Tracker
 from xray_det.train.evidence import Diverged
 
@@ -48,7 +48,7 @@ class Study:
             of the runs are the study's.
         seeds: 0, 1, ...
         metrics: column of the table -> name of the metric.
-        epoch_s: what an epoch takes, for the estimate while nothing is measured.
+        epoch_s: what an epoch takes, for the estimate while nothing is measured; None: nobody knows.
         verdicts: what the table shows, a line each.
     """
 
@@ -56,7 +56,7 @@ class Study:
     arms: Mapping[str, Arm]
     seeds: int
     metrics: Mapping[str, str]
-    epoch_s: float
+    epoch_s: float | None
     verdicts: Callable[[OverSeeds], Sequence[str]] = lambda _: ()
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ def run_study(
         connect()
         folder = storage.join(out, study.name)
         with Tracker(folder, experiment=MLFLOW_EXPERIMENT, name=study.name, uri=tracking) as tracker:
-            tracker.tags(environment_tags())
+            tracker.tags({"study": study.name})
             concurrent, allotted = side_by_side(max(missing, key=_workers).experiment, max_concurrent)
             child = Child(
                 sweep=study.name,
@@ -194,35 +194,41 @@ class Work:
     def missing(self) -> list[Training]:
         """What has to be trained, each once, a beginning before what goes on from it."""
         missing: dict[str, Training] = {}
-        for training in self.keys().values():
+        for training in self.trainings().values():
             if training.key not in self.known and (result := training.finished()) is not None:
                 self.known[training.key] = _outcome(result)
             if training.key not in self.known:
                 missing |= {one.key: one for one in training.chain() if one.key not in missing}
         return list(missing.values())
 
-    def keys(self) -> dict[str, Training]:
-        """The arms' trainings, each once."""
+    def trainings(self) -> dict[str, Training]:
+        """The arms' trainings by key, each once."""
         return {one.key: one for arm in self.arms.values() for one in arm}
 
     def announce(self, missing: Sequence[Training], concurrent: int | None) -> None:
         """The first line: trainings x minutes."""
-        told = f"{self.study.name}: {len(self.keys())} trainings, {len(missing)} to be made"
+        told = f"{self.study.name}: {len(self.trainings())} trainings, {len(missing)} to be made"
         if missing:
             minutes, beside = self.minutes(missing), concurrent or "as many as there is room for"
-            told += f" x {minutes / len(missing):.1f} minutes, {beside} side by side: {minutes:.0f} minutes of a core"
+            told += (
+                f", {beside} side by side"
+                if minutes is None
+                else (
+                    f" x {minutes / len(missing):.1f} minutes, {beside} side by side: {minutes:.0f} minutes of a core"
+                )
+            )
         self.console.print(told, soft_wrap=True)
 
-    def minutes(self, trainings: Sequence[Training]) -> float:
+    def minutes(self, of: Sequence[Training]) -> float | None:
         """An estimate: as long as those of the study that have been measured, an epoch and a start alike."""
-        measured = [
-            (self.known[key].minutes, self._expected(one)) for key, one in self.keys().items() if key in self.known
-        ]
-        took, expected = (sum(of) for of in zip(*measured, strict=True)) if measured else (1.0, 1.0)
-        return took / expected * sum(map(self._expected, trainings))
+        measured = {key: one for key, one in self.trainings().items() if key in self.known}
+        if measured:
+            took = sum(self.known[key].minutes for key in measured)
+            return took / sum(map(self._expected, measured.values())) * sum(map(self._expected, of))
+        return sum(map(self._expected, of)) if self.study.epoch_s is not None else None
 
     def _expected(self, training: Training) -> float:
-        return (START_S + training.last_epochs * self.study.epoch_s) / 60
+        return (START_S + training.last_epochs * (self.study.epoch_s or START_S)) / 60
 
     def train(self, missing: Sequence[Training], child: Child, concurrent: int) -> None:
         """Make what is missing; the record is written after each."""
@@ -266,7 +272,7 @@ class Work:
         """The study's two files, and the table on the console."""
         self.write()
         found = self.found()
-        commits = sorted({self.known[key].commit for key in self.keys() if key in self.known})
+        commits = sorted({self.known[key].commit for key in self.trainings() if key in self.known})
         about = f"{self.study.seeds} seeds; `{self.command}`; trained at commit {', '.join(commits) or '-'}"
         parts = (f"# {self.study.name}", found.markdown(), about, *self.study.verdicts(found))
         text, address = "\n\n".join(parts) + "\n", storage.join(self.results, f"{self.study.name}.md")

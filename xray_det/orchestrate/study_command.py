@@ -89,7 +89,7 @@ def conduct(
         arms=arms,
         seeds=1 if told.smoke else told.seeds,
         metrics=metrics,
-        epoch_s=claims.EPOCH_S,
+        epoch_s=None if own else claims.EPOCH_S,
         verdicts=(lambda _: ()) if told.smoke else verdicts,
     )
     return run_study(
