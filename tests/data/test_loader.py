@@ -84,7 +84,7 @@ def joined(parts: list[Batch]) -> Batch:
         **{
             name: torch.cat([getattr(part.targets, name) for part in parts])
             for name in first.targets.__dataclass_fields__
-            if name not in ("box_image", "counts", "regions")
+            if name not in ("box_image", "counts", "regions", "inside_unknown")
         },
         box_image=torch.cat([part.targets.box_image + int(start) for part, start in zip(parts, starts, strict=False)]),
     )
@@ -306,6 +306,25 @@ def test_classes_that_no_image_holds_cannot_be_learned_alone(
     with pytest.raises(InputError, match="no training image holds one of them") as raised:
         loader.plan(Natural(), None, 0, 0)
     assert raised.value.where == "data.classes"
+
+
+def test_parts_inside_a_box_are_unknown_where_nobody_verified_them(made: tuple[Loader, list[dict[str, Any]]]) -> None:
+    """Class 3 is a part of class 2; neither has ancestors or descendants."""
+    parts = np.zeros((6, 6), bool)
+    parts[3, 2] = True
+    loader = replace(made[0], augmentation=PLAIN, batch=7, supervision=replace(supervision(), parts=parts))
+    found = []
+    for batch in run(loader, np.arange(28)):
+        assert batch.targets.inside_unknown is not None
+        for n, image in enumerate(batch.targets.box_image.tolist()):
+            position = int(batch.positions[image])
+            row, table = made[1][position], MAPS[position >= 19]
+            taught = [f & (BoxFlag.REPEAT | BoxFlag.NO_AREA) == 0 for f in row["flags"]]
+            held = {int(table[c]) for labels, ok in zip(row["labels"], taught, strict=True) if ok for c in labels}
+            held |= {int(table[c]) for c in [*row["verified_positive"], *row["verified_negative"]]}
+            found.append(bool(batch.targets.classes[n, 2]) and 3 not in held)
+            assert batch.targets.inside_unknown[n].tolist() == [False] * 3 + [found[-1], False, False]
+    assert 0 < sum(found) < len(found)
 
 
 def test_the_canvas_is_padded_with_fill(made: tuple[Loader, list[dict[str, Any]]]) -> None:

@@ -167,6 +167,23 @@ def test_every_entry_follows_the_rules_one_at_a_time(
             assert region_known[n, c] == (not is_positive and not is_open)
 
 
+def test_parts_inside_their_subject_are_unknown_unless_verified() -> None:
+    """A face is a part of a person, and so of a man; cars have no part here."""
+    parts = np.zeros((6, 6), bool)
+    parts[5, 0] = True
+    rule = Supervision(labelled=np.ones((1, 6), bool), ancestors=TREE.ancestors(SPACE), parts=parts)
+    verified = rule.verified(ragged([], [5], []), ragged([], [], [5]))
+    assert verified[:, 5].tolist() == [False, True, True]
+    labels = np.stack([rows("man"), rows("car"), rows("person", "car"), rows("face"), rows("man"), rows("man")])
+    found = rule.inside_unknown(labels, np.array([0, 0, 0, 0, 1, 2]), verified)
+    nothing = rows().tolist()
+    face = rows("face").tolist()
+    assert found.tolist() == [face, nothing, face, nothing, nothing, nothing]
+    assert rule.image_known(np.zeros(3, int), ragged([], [], []), ragged([], [], [])).all()
+    with pytest.raises(InputError, match="parts"):
+        Supervision(labelled=LABELLED, ancestors=RULE.ancestors, parts=parts[:3])
+
+
 def test_shapes_types_and_cycles_are_checked() -> None:
     with pytest.raises(InputError, match="shape"):
         Supervision(labelled=LABELLED, ancestors=np.zeros((3, 3), bool))

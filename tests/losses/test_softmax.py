@@ -1,5 +1,6 @@
 """Softmax cross-entropy against torch's own, its masks, and several labels."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.losses.rows import dense, random_targets
-from xray_det.losses.softmax import Softmax
+from xray_det.losses.softmax import Softmax, one_label
 from xray_det.losses.targets import RowTargets
 
 
@@ -75,3 +76,56 @@ def test_scores_and_start() -> None:
     assert scores.shape == (4,)
     assert scores.sum().item() == pytest.approx(0.1)
     assert Softmax().num_outputs(4) == 5
+
+
+@pytest.mark.parametrize("labels", ["split", "each", "one"])
+def test_several_labels(labels: str) -> None:
+    """A row of classes 0, 2 and 3 in each reading, and what its gradient says."""
+    z = torch.tensor([[[0.3, -1.0, 2.0, 0.1, -0.5]]], dtype=torch.float64, requires_grad=True)
+    targets = RowTargets(
+        background=torch.zeros(1, 1, dtype=torch.bool),
+        background_known=torch.ones(1, 4, dtype=torch.bool),
+        image=torch.tensor([0]),
+        row=torch.tensor([0]),
+        values=torch.tensor([[1.0, 0, 1, 1]]),
+        known=torch.ones(1, 4, dtype=torch.bool),
+        draw=lambda count, purpose: torch.full((1, count), 0.5),  # the second of three
+    )
+    total = Softmax(labels=labels).loss_sum(z, targets)  # type: ignore[arg-type]
+    (slope,) = torch.autograd.grad(total, z)
+    shares = z.detach().softmax(-1)[0, 0]
+    target = torch.tensor([1.0, 0, 1, 1, 0], dtype=torch.float64)
+    if labels == "one":
+        target = torch.tensor([0.0, 0, 1, 0, 0], dtype=torch.float64)
+    if labels == "split":
+        target /= 3
+    assert total.item() == pytest.approx(-(target * shares.log()).sum().item())
+    torch.testing.assert_close(slope[0, 0], target.sum() * shares - target)  # eq. 2: m sigma - 1, m sigma
+
+
+def test_the_drawn_label_is_each_equally_often_and_bound_to_the_key() -> None:
+    targets = random_targets(1, 3000, 5)
+    targets.draw = lambda count, purpose: torch.rand(1, count, generator=torch.Generator().manual_seed(7))
+    drawn = one_label(targets).values
+    assert torch.equal(drawn, one_label(targets).values)
+    labels = targets.values > 0
+    assert (drawn.sum(1) == labels.any(1)).all()
+    assert not (drawn > targets.values).any()
+    several = labels.sum(1) == 2
+    first = (drawn[several].argmax(1) == labels[several].to(torch.uint8).argmax(1)).float().mean()
+    assert 0.42 < first < 0.58  # about 800 rows
+    targets.draw = None
+    with pytest.raises(ValueError, match="key"):
+        Softmax(labels="one").loss_sum(torch.zeros(1, 3000, 6), targets)
+
+
+def test_rows_have_weights() -> None:
+    targets = random_targets(2, 40, 5, known=0.7)
+    z = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(4)).double().requires_grad_()
+    twice = dataclasses.replace(targets, weight=torch.full((len(targets.row),), 2.0))
+    none = dataclasses.replace(targets, weight=torch.zeros(len(targets.row)))
+    once, doubled, without = (Softmax().loss_sum(z, t) for t in (targets, twice, none))
+    assert (doubled - once).item() == pytest.approx((once - without).item())
+    (slope,) = torch.autograd.grad(without, z)
+    assert (slope[targets.image, targets.row] == 0).all()
+    assert (slope[targets.background] != 0).any(-1).all()

@@ -75,6 +75,42 @@ def test_regions_against_a_loop(seed: int) -> None:
             assert valid[b, r] or not (found.positive[b, r] or found.background[b, r])
 
 
+@given(st.integers(0, 100_000))
+@settings(max_examples=15, deadline=None)
+def test_parts_of_subjects_against_a_loop(seed: int) -> None:
+    """A row that lies on a box learns nothing of what the box leaves unknown inside, but of its own labels."""
+    truth = random_truth(seed)
+    generator = torch.Generator().manual_seed(seed)
+    truth.inside_unknown = torch.rand(len(truth.boxes), CLASSES, generator=generator) < 0.2
+    valid = torch.ones(3, len(ANCHORS), dtype=torch.bool)
+    found = match(ANCHORS[None], valid, truth, foreground_iou=0.5, background_iou=0.4)
+    goal = assign(found, ANCHORS[None], truth)
+    listed = {
+        (b, r): n for n, (b, r) in enumerate(zip(goal.classes.image.tolist(), goal.classes.row.tolist(), strict=True))
+    }
+    for b in range(3):
+        own = [n for n in range(len(truth.boxes)) if truth.box_image[n] == b]
+        for r, (x1, y1, x2, y2) in enumerate(ANCHORS.tolist()):
+            inside, lies_on_any, on_region = torch.zeros(CLASSES, dtype=torch.bool), False, False
+            for n in own:
+                u1, v1, u2, v2 = truth.boxes[n].tolist()
+                shared = max(0, min(x2, u2) - max(x1, u1)) * max(0, min(y2, v2) - max(y1, v1))
+                if shared >= 0.5 * (x2 - x1) * (y2 - y1):
+                    inside |= truth.inside_unknown[n]
+                    lies_on_any |= bool(truth.inside_unknown[n].any())
+                    if truth.region[n]:
+                        on_region = True
+                        inside |= ~truth.classes_known[n] & found.background[b, r]
+            if found.positive[b, r]:
+                box = found.box[b, r]
+                expected = truth.classes_known[box] & ~(inside & (truth.classes[box] == 0))
+                assert torch.equal(goal.classes.known[listed[b, r]], expected)
+            elif found.background[b, r]:
+                assert goal.classes.background[b, r] == (not lies_on_any and not on_region)
+                if (b, r) in listed:
+                    assert torch.equal(goal.classes.known[listed[b, r]], truth.absence_known[b] & ~inside)
+
+
 def test_positive_rows_carry_their_boxes_classes_and_masks() -> None:
     truth = targets([[[4.0, 4, 28, 28]], [], [[0, 0, 16, 16], [16, 8, 48, 40]]])
     truth.classes[2] = torch.tensor([1.0, 0, 1, 0, 0])

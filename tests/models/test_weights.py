@@ -10,14 +10,16 @@ import safetensors.torch
 import torch
 import torchvision
 
+from tests.losses.made_statistics import statistics
 from tests.models.scenes import CLASSES, scene, tiny_faster_rcnn, tiny_retinanet
 from xray_det.errors import InputError
 from xray_det.labels.space import Class, LabelSpace
+from xray_det.losses.concurrent import ConcurrentSoftmax
 from xray_det.losses.softmax import Softmax
 from xray_det.models import Model, RetinaNet
 from xray_det.models.backbones import Backbone
 from xray_det.models.predictions import Detector
-from xray_det.models.weights import load_detector, read_weights, save_detector, transfer, transfer_from
+from xray_det.models.weights import COUNTED, load_detector, read_weights, save_detector, transfer, transfer_from
 
 
 def space(*names: str) -> LabelSpace:
@@ -95,6 +97,29 @@ def test_class_rows_follow_names(config: Model, tmp_path: Path) -> None:
     assert {key for key, _ in fate.partly} == set(new.class_rows())
     assert not fate.missing
     assert not fate.left
+
+
+@pytest.mark.parametrize("config", [tiny_retinanet(), tiny_faster_rcnn()], ids=lambda c: type(c).__name__)
+def test_what_a_loss_counted_is_saved_and_never_transferred(config: Model, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, classification=ConcurrentSoftmax())
+    torch.manual_seed(0)
+    old = config.build(CLASSES, statistics(CLASSES, seed=0))
+    save_detector(tmp_path, old, SPACE)
+    images, sizes, _ = scene(2)
+    loaded, _ = load_detector(tmp_path)
+    with torch.no_grad():
+        found, again = (each.eval().decode(each(images, sizes), sizes) for each in (old, loaded))
+    assert torch.equal(found.scores, again.scores)
+    counted = {key for key in old.state_dict() if key.startswith(COUNTED)}
+    assert counted == {"classification.log_kept", "classification.kept"}
+
+    new = config.build(CLASSES, statistics(CLASSES, seed=1))
+    start = {key: new.state_dict()[key].clone() for key in counted}
+    fate = transfer_from(new, tmp_path, SPACE)
+    assert all(torch.equal(new.state_dict()[key], value) for key, value in start.items())
+    assert not torch.equal(start["classification.kept"], old.state_dict()["classification.kept"])
+    assert {key for key, _ in fate.left} == counted
+    assert not fate.missing
 
 
 def test_transfer_to_another_loss_keeps_the_head_and_says_so() -> None:

@@ -128,6 +128,26 @@ def test_some_of_the_classes_are_learned_in_the_united_order(tmp_path: Path) -> 
         prepare(replace(made, phases=(animals,)))
 
 
+def test_what_is_taken_to_be_absent(tmp_path: Path) -> None:
+    """Dataset a is exhaustive; in b a face is a part of a person, and verified labels say what is there."""
+    tree = Hierarchy(parents=(), parts=(("face", "Person"),))
+    a = with_space(tmp_path / "a", "a", ("person", "car"))
+    b = with_space(tmp_path / "b", "b", ("Person", "face"), exhaustive=False, hierarchy=tree)
+    data = Data(train=(Selection(folder=a), Selection(folder=b)))
+    found = {
+        rule: prepare(experiment(a, tmp_path, data=replace(data, unverified=rule))).supervision
+        for rule in ("unknown", "absent", "absent_but_parts")
+    }
+    assert found["unknown"].labelled.tolist() == [[True, True, False], [False, False, False]]
+    for rule in ("absent", "absent_but_parts"):
+        assert found[rule].labelled.tolist() == [[True, True, False], [True, False, True]]
+    assert found["unknown"].parts is None
+    assert found["absent"].parts is None
+    parts = found["absent_but_parts"].parts
+    assert parts is not None
+    assert np.argwhere(parts).tolist() == [[2, 0]]
+
+
 def test_datasets_that_do_not_fit_are_refused(dataset: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no ingested dataset"):
         prepare(experiment(str(tmp_path / "none"), tmp_path))

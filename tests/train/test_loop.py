@@ -11,6 +11,7 @@ from toy_training import ToyData, ToyDetector, recipe, save_weights
 
 from xray_det.data.batch import Targets
 from xray_det.errors import InputError
+from xray_det.losses.targets import DataLoss
 from xray_det.models.predictions import Losses, Predictions
 from xray_det.models.sampling import SampleKey
 from xray_det.train.context import Position
@@ -200,6 +201,47 @@ def test_curves_are_the_same_after_a_restart(tmp_path: Path) -> None:
     whole = logged(tmp_path / "a", None)
     assert set(whole) == {2, 3, 4, 5, 6, 7, 9, 10}  # every third, and each chunk's end
     assert logged(tmp_path / "b", 6) == whole
+
+
+class Counting(DataLoss):
+    """What it has seen is a buffer, which is unknown at first."""
+
+    seen: torch.Tensor
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.tensor(start))
+
+
+class CountingDetector(ToyDetector):
+    """Its loss grows with the boxes it has seen before."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        super().__init__()
+        self.counting = Counting(start)
+
+    def losses(self, predictions: Predictions, targets: Targets) -> Losses:
+        losses = super().losses(predictions, targets)
+        self.counting.see(seen=torch.tensor(float(len(targets.boxes))))
+        losses.sums["classes"] = losses.sums["classes"] * (1 + 0.01 * self.counting.seen)
+        return losses
+
+
+def test_what_a_loss_has_seen_grows_once_a_step_and_survives_a_restart(tmp_path: Path) -> None:
+    whole = run(PlainContext(ToyData(), tmp_path / "a"), recipe(ema=0.5), CountingDetector(), save_weights)
+    boxes = sum(len(batch.targets.boxes) for epoch in range(2) for batch in ToyData().batches(0, epoch, 0, 5))
+    assert whole.counting.seen == boxes
+    for stop in (3, 8):
+        context = PlainContext(ToyData(), tmp_path / f"{stop}", on_step=stop_after(stop))
+        with pytest.raises(Stopped):
+            run(context, recipe(ema=0.5), CountingDetector(), save_weights)
+        again = run(PlainContext(ToyData(), tmp_path / f"{stop}"), recipe(ema=0.5), CountingDetector(), save_weights)
+        assert same(again, whole)
+
+
+def test_a_loss_without_its_statistics_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="built without"):
+        run(PlainContext(ToyData(), tmp_path), recipe(), CountingDetector(float("nan")), save_weights)
 
 
 class BrokenGradient(ToyDetector):

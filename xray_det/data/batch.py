@@ -27,6 +27,8 @@ class Targets:
         region: bool [N]; a region (crowd, group-of, difficult, ignore) matches nothing: background on it (IoA of the
             row's box with the region at least 0.5) learns the classes of ``classes_known`` alone.
         absence_known: bool [B, C]; background of the image may learn "not c".
+        inside_unknown: bool [N, C]; classes of which a row on the box (IoA as above) learns nothing unless they are its
+            own; None where there are none.
         counts: boxes an image (regions too), on the host, so that padding a batch on a device needs no
             synchronisation; worked out here when not given.
         regions: how many of the N boxes are regions, likewise.
@@ -38,6 +40,7 @@ class Targets:
     classes_known: Tensor
     region: Tensor
     absence_known: Tensor
+    inside_unknown: Tensor | None = None
     counts: tuple[int, ...] | None = None
     regions: int | None = None
 
@@ -92,6 +95,7 @@ class Batch:
         box_image = arrays["box_image"]
         targets = Targets(
             **{name: tensor(name) for name in _TARGETS},
+            inside_unknown=tensor("inside_unknown") if "inside_unknown" in arrays else None,
             counts=tuple(np.bincount(box_image, minlength=len(image_ids)).tolist()),
             regions=int(arrays["region"].sum()),
         )

@@ -24,7 +24,8 @@ def targets(
             returned; boxes that teach none of them are left out.
 
     Returns:
-        boxes, box_image, classes, classes_known, region, absence_known: arrays as in data/batch.py.
+        boxes, box_image, classes, classes_known, region, absence_known, and with parts in the supervision
+        inside_unknown: arrays as in data/batch.py.
     """
     count, classes = images.num_rows, supervision.num_classes
     boxes, offsets = ragged(images.column("boxes"))
@@ -47,38 +48,38 @@ def targets(
         values, bounds = ragged(images.column(name))
         return unified[starts[np.repeat(dataset, np.diff(bounds))] + values], bounds
 
+    def labels_of(which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        own = which[label_box]
+        return labels[own], np.cumsum([0, *np.bincount(image[label_box[own]], minlength=count)])
+
     # Where only verified labels tell what is absent, an image's own boxes count as verified; elsewhere they add nothing
     # to the dataset's own classes, and must not spread to ancestors that it does not annotate.
     exhaustive = np.asarray(supervision.labelled.any(axis=1))
-    speaks = ever & ~exhaustive[dataset][image]
-    own = speaks[label_box]
-    boxed = labels[own], np.cumsum([0, *np.bincount(image[label_box[own]], minlength=count)])
-    absence_known = supervision.image_known(
-        dataset,
-        verified("verified_positive"),
-        verified("verified_negative"),
-        boxed,
-        verified("not_exhaustive"),
-    )
+    lists = verified("verified_positive"), verified("verified_negative")
+    boxed = labels_of(ever & ~exhaustive[dataset][image])
+    absence_known = supervision.image_known(dataset, *lists, boxed, verified("not_exhaustive"))
     positive, known = supervision.box_targets(multi_hot[kept], image[kept], absence_known)
     learned = supervision.of_learned(positive)
     # A box of no learned class is background, except for the learned descendants of its classes, which it may be.
     region = region[kept] | ~learned.any(axis=1)
     if region.any():
         known[region] = supervision.region_known(multi_hot[kept][region])
-    known = supervision.of_learned(known)
-    kept = np.flatnonzero(kept)
-    teaching = ~region | ~known.all(axis=1)
-    if not teaching.all():
-        kept, learned, known, region = (array[teaching] for array in (kept, learned, known, region))
-    return {
+    found = {
         "boxes": placement.move(boxes[kept], image[kept]),
         "box_image": image[kept],
         "classes": learned,
-        "classes_known": known,
+        "classes_known": supervision.of_learned(known),
         "region": region,
-        "absence_known": supervision.of_learned(absence_known),
     }
+    teaching = ~region | ~found["classes_known"].all(axis=1)
+    if supervision.parts is not None:
+        verified_there = supervision.verified(*lists, labels_of(ever))
+        unknown = supervision.inside_unknown(multi_hot[kept], image[kept], verified_there)
+        found["inside_unknown"] = supervision.of_learned(unknown)
+        teaching |= found["inside_unknown"].any(axis=1)
+    if not teaching.all():
+        found = {name: array[teaching] for name, array in found.items()}
+    return found | {"absence_known": supervision.of_learned(absence_known)}
 
 
 def of_batch(found: Arrays, first: int, last: int) -> Arrays:

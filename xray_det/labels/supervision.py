@@ -28,6 +28,9 @@ class Supervision:
             dataset with verified image labels (Open Images, LVIS): there only an image's own labels make absence
             known.
         ancestors: bool [C, C]: ``[c, a]``, a is an ancestor of c (labels/hierarchy.py).
+        parts: bool [C, C], ``[p, s]``: p is a part of s (labels/hierarchy.py). Given, what lies inside a box of s
+            teaches nothing of p unless p was verified for the image (Co-BCE, Akiba et al. 2018): a person has a face,
+            boxed or not. None: parts are classes like others.
         positives_teach_all: a box is a negative for every class but its own, their ancestors and descendants, also
             for classes that its dataset does not annotate: a face is surely no car. Otherwise it is one only for
             classes whose absence is known in its image.
@@ -40,6 +43,7 @@ class Supervision:
 
     labelled: Bools
     ancestors: Bools
+    parts: Bools | None = None
     positives_teach_all: bool = True
     learned: npt.NDArray[np.int64] | None = None
 
@@ -47,6 +51,8 @@ class Supervision:
         if self.labelled.ndim != 2 or self.ancestors.shape != (self.num_classes, self.num_classes):
             shapes = f"labelled has shape {self.labelled.shape}, ancestors {self.ancestors.shape}"
             raise InputError("supervision", shapes, "Give [D, C] and [C, C]")
+        if self.parts is not None and (self.parts.shape != self.ancestors.shape or self.parts.dtype != bool):
+            raise InputError("supervision.parts", f"are {self.parts.dtype} {self.parts.shape}", "Give bool [C, C]")
         if self.labelled.dtype != bool or self.ancestors.dtype != bool:
             raise InputError("supervision", "labelled and ancestors are not boolean", "Give arrays of bool")
         if self.ancestors.diagonal().any():
@@ -85,6 +91,18 @@ class Supervision:
         Returns:
             bool [B, C].
         """
+        known: Bools = self.verified(verified_positive, verified_negative, boxed, not_exhaustive)
+        labelled = self.labelled[dataset]
+        return known | (labelled if not_exhaustive is None else labelled & ~self._dense(not_exhaustive))
+
+    def verified(
+        self,
+        verified_positive: Ragged,
+        verified_negative: Ragged,
+        boxed: Ragged | None = None,
+        not_exhaustive: Ragged | None = None,
+    ) -> Bools:
+        """bool [B, C]: classes all of whose objects in the image are known; arguments of ``image_known``."""
         present = self._dense(verified_positive)
         if boxed is not None:
             present |= self._dense(boxed)
@@ -92,8 +110,25 @@ class Supervision:
         unclear = self._dense(not_exhaustive) if not_exhaustive is not None else np.zeros_like(present)
         present &= ~unclear
         spread = (self._up(present) & ~self._up(unclear)) | self._down(absent)
-        known: Bools = (self.labelled[dataset] | present | absent | spread) & ~unclear
-        return known
+        found: Bools = (present | absent | spread) & ~unclear
+        return found
+
+    def inside_unknown(self, labels: Bools, box_image: npt.NDArray[np.integer], verified: Bools) -> Bools:
+        """By region: the parts of which what lies inside a box teaches nothing; needs ``parts``.
+
+        Args:
+            labels: bool [N, C], the labels of each box.
+            box_image: [N], the image of each box, a row of ``verified``.
+            verified: bool [B, C], from ``verified``.
+
+        Returns:
+            bool [N, C].
+        """
+        assert self.parts is not None
+        subjects = labels | self._up(labels)
+        parts = (subjects.astype(np.float32) @ self.parts.T.astype(np.float32)) > 0
+        unknown: Bools = parts & ~verified[box_image]
+        return unknown
 
     def box_targets(
         self, labels: Bools, box_image: npt.NDArray[np.integer], image_known: Bools

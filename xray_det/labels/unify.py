@@ -144,19 +144,32 @@ def unify_hierarchies(
     Raises:
         InputError: together the hierarchies make a class its own ancestor.
     """
-    edges: list[tuple[str, str]] = []
-    for dataset, hierarchy in hierarchies.items():
-        if hierarchy is not None:
-            # An id of the dataset stands for its unified row; other ids stay the dataset's own.
-            rows = zip(spaces[dataset].classes, unified.maps[dataset], strict=True)
-            known = {c.source_id: f"row {row}" for c, row in rows}
-            edges += [(known.get(a, f"{dataset}: {a}"), known.get(b, f"{dataset}: {b}")) for a, b in hierarchy.parents]
-    ancestors = closure(edges, [f"row {row}" for row in range(len(unified.space))])
+    ancestors = _closure(unified, spaces, {d: h.parents for d, h in hierarchies.items() if h is not None})
     if ancestors.diagonal().any():
         names = [unified.space.names[row] for row in np.flatnonzero(ancestors.diagonal())[:5]]
         problem = f"together they make classes their own ancestors: {', '.join(names)}"
         raise InputError(f"hierarchies of {', '.join(hierarchies)}", problem, "Keep the hierarchy of one of them")
     return ancestors
+
+
+def unify_parts(
+    unified: Unified, hierarchies: Mapping[str, Hierarchy | None], spaces: Mapping[str, LabelSpace]
+) -> npt.NDArray[np.bool_]:
+    """The parts of all datasets together, bool [C, C] in unified rows (``[p, s]``: p is a part of s, or of a part)."""
+    return _closure(unified, spaces, {d: h.parts for d, h in hierarchies.items() if h is not None})
+
+
+def _closure(
+    unified: Unified, spaces: Mapping[str, LabelSpace], edges: Mapping[str, tuple[tuple[str, str], ...]]
+) -> npt.NDArray[np.bool_]:
+    """Transitive closure of every dataset's edges between published ids, bool [C, C] in unified rows."""
+    everywhere: list[tuple[str, str]] = []
+    for dataset, own in edges.items():
+        # An id of the dataset stands for its unified row; other ids stay the dataset's own.
+        rows = zip(spaces[dataset].classes, unified.maps[dataset], strict=True)
+        known = {c.source_id: f"row {row}" for c, row in rows}
+        everywhere += [(known.get(a, f"{dataset}: {a}"), known.get(b, f"{dataset}: {b}")) for a, b in own]
+    return closure(everywhere, [f"row {row}" for row in range(len(unified.space))])
 
 
 def _members(spaces: Mapping[str, LabelSpace]) -> Iterator[tuple[str, int]]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xray_det.errors import InputError
+from xray_det.labels.statistics import ClassStatistics
 from xray_det.losses.targets import RowTargets, at_least_float32
 
 # Elements handled at once: on a CPU the dozen passes over a chunk then hit the cache; a GPU wants few launches.
@@ -42,6 +43,13 @@ class SigmoidFocal:
         if not 0 < self.prior < 1:
             raise InputError("prior", f"{self.prior} is outside (0, 1)", "Give a probability")
 
+    @property
+    def needs(self) -> None:
+        return None
+
+    def bind(self, num_classes: int, statistics: ClassStatistics | None) -> "SigmoidFocal":
+        return self
+
     def num_outputs(self, num_classes: int) -> int:
         return num_classes
 
@@ -50,7 +58,8 @@ class SigmoidFocal:
 
     def loss_sum(self, logits: Tensor, targets: RowTargets) -> Tensor:
         """Sum over all rows and classes whose target is known; logits [B, R, C]."""
-        total: Tensor = _FocalSum.apply(logits, targets, self.alpha, self.gamma)
+        total: Tensor
+        total, _ = _FocalSum.apply(logits, targets, self.alpha, self.gamma, None)
         return total
 
     def count(self, targets: RowTargets) -> Tensor:
@@ -69,6 +78,20 @@ def focal_loss(logits: Tensor, values: Tensor, alpha: float | None, gamma: float
     return loss if alpha is None else loss * (alpha * values + (1 - alpha) * (1 - values))
 
 
+def balanced_sum(logits: Tensor, targets: RowTargets, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy with weights a class, for targets of 0 and 1.
+
+    Args:
+        up, down: [C], weights of positive and of negative targets.
+
+    Returns:
+        the sum over all rows and known classes [], and the absolute gradients of it by class, from positive and from
+        negative targets [2, C].
+    """
+    total, pushed = _FocalSum.apply(logits, targets, None, 0.0, (up, down))
+    return total, pushed
+
+
 class _FocalSum(torch.autograd.Function):
     """The sum and its gradient in one sweep over the logits.
 
@@ -77,9 +100,18 @@ class _FocalSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: RowTargets, alpha: float | None, gamma: float) -> Tensor:
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: RowTargets,
+        alpha: float | None,
+        gamma: float,
+        balance: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] or balance is not None else None
         sums = []
+        up, down = balance if balance is not None else (1.0, 1.0)
+        pushed = at_least_float32(logits).new_zeros(2, logits.shape[2] if balance is not None else 0)
         step = max(
             1,
             (_CHUNK_CPU if logits.device.type == "cpu" else _CHUNK_OTHER) // max(1, logits.shape[0] * logits.shape[2]),
@@ -92,25 +124,35 @@ class _FocalSum(torch.autograd.Function):
             mask = targets.background[:, rows, None] & known
             x = at_least_float32(logits[:, rows]).masked_fill(~mask, -math.inf)
             loss, slope = _background(x, gamma, gradient is not None)
-            sums.append(loss.sum())
+            sums.append(loss.sum() if balance is None else (loss.sum((0, 1)) * down).sum())
             if gradient is not None and slope is not None:
-                gradient[:, rows] = slope.mul_(weight)
+                slope *= weight * down
+                gradient[:, rows] = slope
+                if balance is not None:
+                    pushed[1] += slope.sum((0, 1))
         total = torch.stack(sums).sum() * weight if sums else at_least_float32(logits).sum()
 
         with torch.enable_grad():
             listed = at_least_float32(logits.detach()[targets.image, targets.row]).requires_grad_()
             each = focal_loss(listed, targets.values.to(listed.dtype), alpha, gamma)
-            listed_sum = torch.where(targets.known, each, 0.0).sum()
+            each = torch.where(targets.known, each, 0.0)
+            if balance is not None:
+                each = each * torch.where(targets.values > 0, up, down)
+            listed_sum = (each if targets.weight is None else each * targets.weight[:, None]).sum()
         if gradient is not None:
             (slope,) = torch.autograd.grad(listed_sum, listed)
             gradient[targets.image, targets.row] = slope.to(gradient.dtype)
             ctx.save_for_backward(gradient)
-        return total + listed_sum.detach()
+            if balance is not None:
+                pushed[0] = -slope.clamp(max=0).sum(0)
+                pushed[1] += slope.clamp(min=0).sum(0)
+        ctx.mark_non_differentiable(pushed)
+        return total + listed_sum.detach(), pushed
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0].to(gradient.dtype), None, None, None
+        return gradient * outer[0].to(gradient.dtype), None, None, None, None
 
 
 def _background(x: Tensor, gamma: float, with_slope: bool) -> tuple[Tensor, Tensor | None]:

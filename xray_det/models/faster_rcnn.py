@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from xray_det.data.batch import Targets
 from xray_det.errors import InputError
+from xray_det.labels.statistics import ClassStatistics
 from xray_det.losses import Classification
 from xray_det.losses.box import BoxCode, GIoU, SmoothL1
 from xray_det.losses.softmax import Softmax
-from xray_det.losses.targets import at_least_float32
+from xray_det.losses.targets import ClassificationLoss, at_least_float32
 from xray_det.models.backbones import Backbone, Pyramid
 from xray_det.models.decoding import Decoding, detect
 from xray_det.models.matcher import Match, assign, match, pad_boxes
@@ -60,13 +61,16 @@ class FasterRCNN:
             if getattr(self, name) < 1:
                 raise InputError(name, f"{getattr(self, name)} is below 1", "Give a positive number")
 
-    def build(self, num_classes: int) -> "FasterRCNNDetector":
+    def build(self, num_classes: int, statistics: ClassStatistics | None = None) -> "FasterRCNNDetector":
         """A detector of ``num_classes`` classes, its backbone filled with ``backbone.weights``.
 
+        Args:
+            statistics: of the training data, for a ``classification`` that needs them; None to load a detector.
+
         Raises:
-            InputError: the weights cannot be found or read.
+            InputError: the weights cannot be found or read, or the statistics are not what the loss needs.
         """
-        detector = FasterRCNNDetector(self, num_classes)
+        detector = FasterRCNNDetector(self, num_classes, statistics)
         detector.loaded = load_backbone(detector.pyramid.body, self.backbone)
         return detector.to(memory_format=torch.channels_last)
 
@@ -74,9 +78,10 @@ class FasterRCNN:
 class FasterRCNNDetector(Detector):
     """See ``FasterRCNN``."""
 
-    def __init__(self, config: FasterRCNN, num_classes: int) -> None:
+    def __init__(self, config: FasterRCNN, num_classes: int, statistics: ClassStatistics | None) -> None:
         super().__init__(config, num_classes)
         self.settings = config
+        self.classification: ClassificationLoss = config.classification.bind(num_classes, statistics)
         self.code = BoxCode(weights=(10.0, 10.0, 5.0, 5.0))
         self.pyramid = Pyramid(config.backbone, levels=config.levels, channels=config.channels, extra="pool")
         self.proposals = ProposalNetwork(config.proposals, config.channels)
@@ -152,22 +157,22 @@ class FasterRCNNDetector(Detector):
         if predictions.proposals is None or predictions.key is None:
             raise ValueError("these predictions were made without targets")
         config, rois = self.settings, predictions.references
-        goal = assign(self._match(rois, predictions.valid, targets), rois, targets)
+        goal = assign(self._match(rois, predictions.valid, targets), rois, targets, predictions.key)
         deltas = at_least_float32(predictions.deltas[goal.image, goal.row])
         box = config.box.loss_each(deltas, rois[goal.image, goal.row], targets.boxes[goal.box], self.code)
         first = self.proposals.losses(predictions.proposals, targets)
         return Losses(
             sums={
                 **first.sums,
-                "classification": config.classification.loss_sum(predictions.logits, goal.classes),
+                "classification": self.classification.loss_sum(predictions.logits, goal.classes),
                 "box": box.sum(),
             },
             counts={
                 **first.counts,
-                "classification": config.classification.count(goal.classes),
+                "classification": self.classification.count(goal.classes),
                 "box": predictions.valid.sum().float(),
             },
         )
 
     def decode(self, predictions: Predictions, sizes: Tensor) -> Detections:
-        return detect(predictions, sizes, self.settings.decoding, self.settings.classification, self.code)
+        return detect(predictions, sizes, self.settings.decoding, self.classification, self.code)

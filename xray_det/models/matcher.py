@@ -5,6 +5,7 @@ hold an object. Boxes are x1 y1 x2 y2 in canvas pixels.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from xray_det.data.batch import Targets
 from xray_det.losses.box import area, intersection
 from xray_det.losses.targets import RowTargets
+from xray_det.models.sampling import SampleKey, priorities
 
 # A row lies on a region when at least this share of its area does.
 REGION_SHARE = 0.5
@@ -28,12 +30,14 @@ class Match:
         positive: bool [B, R]; holds an object.
         background: bool [B, R]; overlaps too little with every object. Neither of the two: in between, or not valid.
         on_region: bool [B, R]; at least half of it lies on one region.
+        inside: bool [B, R]; at least half of it lies on one box of which ``Targets.inside_unknown`` says something.
     """
 
     box: Tensor
     positive: Tensor
     background: Tensor
     on_region: Tensor
+    inside: Tensor
 
 
 @torch.no_grad()
@@ -63,7 +67,7 @@ def match(
     best = torch.full(shape, -1.0, device=rows.device)
     slot = torch.zeros(shape, dtype=torch.int64, device=rows.device)
     kept = torch.zeros(shape, dtype=torch.bool, device=rows.device)
-    on_region = torch.zeros_like(kept)
+    on_region, inside = torch.zeros_like(kept), torch.zeros_like(kept)
     step = max(1, (_CHUNK_CPU if rows.device.type == "cpu" else _CHUNK_OTHER) // max(1, valid.numel()))
     for first in range(0, padded.boxes.shape[1], step):
         chunk = slice(first, first + step)
@@ -78,15 +82,18 @@ def match(
         if low_quality:
             most = iou.amax(2, keepdim=True)
             kept |= ((iou == most) & (most > 0)).any(1)
-        if targets.regions:
+        if targets.regions or padded.subject is not None:
             lies = shared >= REGION_SHARE * row_area.clamp(min=1e-6)
             on_region |= (lies & padded.region[:, chunk, None]).any(1)
+            if padded.subject is not None:
+                inside |= (lies & padded.subject[:, chunk, None]).any(1)
     positive = ((best >= foreground_iou) | kept) & valid
     return Match(
         box=padded.index.gather(1, slot),
         positive=positive,
         background=(best < background_iou) & valid & ~positive,
         on_region=on_region,
+        inside=inside,
     )
 
 
@@ -106,9 +113,11 @@ class Assignment:
 
 
 @torch.no_grad()
-def assign(found: Match, references: Tensor, targets: Targets) -> Assignment:
-    """Turn a match into targets; ``references`` as given to ``match``. The only place that reads a region's classes.
+def assign(found: Match, references: Tensor, targets: Targets, key: SampleKey | None = None) -> Assignment:
+    """Turn a match into targets; ``references`` as given to ``match``. The only place that reads what regions
+    and subjects of parts leave unknown.
 
+    A loss that draws at random does so by ``key``.
     On a device this waits once for the number of positive rows, and once more when the batch holds regions.
     """
     image, row = found.positive.nonzero(as_tuple=True)
@@ -116,11 +125,15 @@ def assign(found: Match, references: Tensor, targets: Targets) -> Assignment:
     values, known = targets.classes[box], targets.classes_known[box]
     listed = (image, row)
     background = found.background
-    if targets.regions:
-        background = found.background & ~found.on_region
-        on_image, on_row = (found.background & found.on_region).nonzero(as_tuple=True)
-        rows = references.expand(found.box.shape[0], -1, -1)[on_image, on_row]
-        known_there = _known_on_regions(rows, on_image, targets)
+    rows_of_image = references.expand(found.box.shape[0], -1, -1)
+    if targets.inside_unknown is not None:
+        known = known & (_known_there(rows_of_image[image, row], image, targets) | (values > 0))
+    if targets.regions or targets.inside_unknown is not None:
+        special = found.on_region | found.inside
+        background = found.background & ~special
+        on_image, on_row = (found.background & special).nonzero(as_tuple=True)
+        there = _known_there(rows_of_image[on_image, on_row], on_image, targets, regions=True)
+        known_there = targets.absence_known[on_image] & there
         listed = (torch.cat([image, on_image]), torch.cat([row, on_row]))
         values = torch.cat([values, values.new_zeros(len(on_row), values.shape[1])])
         known = torch.cat([known, known_there])
@@ -131,28 +144,32 @@ def assign(found: Match, references: Tensor, targets: Targets) -> Assignment:
         row=listed[1],
         values=values,
         known=known,
+        draw=None if key is None else partial(priorities, key),
     )
     return Assignment(classes=classes, image=image, row=row, box=box)
 
 
-def _known_on_regions(rows: Tensor, image: Tensor, targets: Targets) -> Tensor:
-    """bool [Q, C]: what background rows [Q, 4] may learn: what their image and every region they lie on allow."""
-    (regions,) = targets.region.nonzero(as_tuple=True)
-    boxes = targets.boxes[regions]
-    lies = intersection(rows[:, None], boxes) >= REGION_SHARE * area(rows)[:, None].clamp(min=1e-6)
-    lies &= image[:, None] == targets.box_image[regions]
-    forbidden = lies.float() @ (~targets.classes_known[regions]).float() > 0
-    return targets.absence_known[image] & ~forbidden
+def _known_there(rows: Tensor, image: Tensor, targets: Targets, *, regions: bool = False) -> Tensor:
+    """bool [Q, C]: what every box that rows [Q, 4] lie on allows them to learn; with ``regions`` those count too."""
+    unknown = torch.zeros_like(targets.classes_known) if targets.inside_unknown is None else targets.inside_unknown
+    if regions:
+        unknown = unknown | (targets.region[:, None] & ~targets.classes_known)
+    (which,) = unknown.any(1).nonzero(as_tuple=True)
+    lies = intersection(rows[:, None], targets.boxes[which]) >= REGION_SHARE * area(rows)[:, None].clamp(min=1e-6)
+    lies &= image[:, None] == targets.box_image[which]
+    return ~(lies.float() @ unknown[which].float() > 0)
 
 
 @dataclass(kw_only=True)
 class _Padded:
-    """Boxes as [B, G, 4] with their rows of ``Targets`` [B, G] and masks of ordinary boxes and regions."""
+    """Boxes as [B, G, 4] with their rows of ``Targets`` [B, G] and masks of ordinary boxes, of regions, and of boxes of
+    which ``Targets.inside_unknown`` says something."""
 
     boxes: Tensor
     index: Tensor
     ordinary: Tensor
     region: Tensor
+    subject: Tensor | None
 
 
 def pad_boxes(targets: Targets) -> tuple[Tensor, Tensor]:
@@ -172,9 +189,13 @@ def _pad(targets: Targets) -> _Padded:
     nothing = targets.boxes.shape[0]
     index = torch.where(real, index, nothing)
     region = torch.cat([targets.region, targets.region.new_zeros(1)])[index]
+    subject = None
+    if targets.inside_unknown is not None:
+        subject = torch.cat([targets.inside_unknown.any(1), targets.region.new_zeros(1)])[index]
     return _Padded(
         boxes=torch.cat([targets.boxes, targets.boxes.new_zeros(1, 4)])[index],
         index=index,
         ordinary=real & ~region,
         region=region,
+        subject=subject,
     )

@@ -28,7 +28,7 @@ class Predictions:
         valid: bool [B, R]; the other rows neither teach nor detect (anchors on padding, places left empty).
         levels: how many rows each pyramid level has, R together.
         proposals: of a two-stage model, what its first stage said (one class: an object).
-        key: of a model that samples rows to learn from, the key of its draws.
+        key: of the random draws of the model and its losses.
     """
 
     logits: Tensor
@@ -116,7 +116,7 @@ class Detector(nn.Module):
             images: uint8 [B, 3, H, W], RGB, the image in the upper left corner.
             sizes: int64 [B, 2], (height, width) of the part of the canvas that is image.
             targets: given for training; a two-stage model then samples rows to learn from.
-            key: what random draws depend on; needed with ``targets`` by a model that samples.
+            key: what random draws depend on; needed with ``targets`` by a model that samples, and by a loss that draws.
         """
         raise NotImplementedError
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from xray_det.data.batch import Targets
 from xray_det.errors import InputError
+from xray_det.labels.statistics import ClassStatistics
 from xray_det.losses import Classification
 from xray_det.losses.box import BoxCode, GIoU, SmoothL1
 from xray_det.losses.focal import SigmoidFocal
-from xray_det.losses.targets import at_least_float32
+from xray_det.losses.targets import ClassificationLoss, at_least_float32
 from xray_det.models.anchors import Anchors, anchor_rows, inside
 from xray_det.models.backbones import Backbone, Pyramid
 from xray_det.models.decoding import Decoding, detect
@@ -58,13 +59,16 @@ class RetinaNet:
         if self.channels < 1 or self.head_layers < 0:
             raise InputError("channels, head_layers", f"{self.channels}, {self.head_layers}", "Give positive numbers")
 
-    def build(self, num_classes: int) -> "RetinaNetDetector":
+    def build(self, num_classes: int, statistics: ClassStatistics | None = None) -> "RetinaNetDetector":
         """A detector of ``num_classes`` classes, its backbone filled with ``backbone.weights``.
 
+        Args:
+            statistics: of the training data, for a ``classification`` that needs them; None to load a detector.
+
         Raises:
-            InputError: the weights cannot be found or read.
+            InputError: the weights cannot be found or read, or the statistics are not what the loss needs.
         """
-        detector = RetinaNetDetector(self, num_classes)
+        detector = RetinaNetDetector(self, num_classes, statistics)
         detector.loaded = load_backbone(detector.pyramid.body, self.backbone)
         return detector.to(memory_format=torch.channels_last)
 
@@ -72,9 +76,10 @@ class RetinaNet:
 class RetinaNetDetector(Detector):
     """See ``RetinaNet``."""
 
-    def __init__(self, config: RetinaNet, num_classes: int) -> None:
+    def __init__(self, config: RetinaNet, num_classes: int, statistics: ClassStatistics | None) -> None:
         super().__init__(config, num_classes)
         self.settings = config
+        self.classification: ClassificationLoss = config.classification.bind(num_classes, statistics)
         self.code = BoxCode()
         self.pyramid = Pyramid(config.backbone, levels=config.levels, channels=config.channels, extra="conv")
         per_cell = config.anchors.per_cell()
@@ -102,6 +107,7 @@ class RetinaNetDetector(Detector):
             references=anchors[None],
             valid=inside(anchors, sizes),
             levels=tuple(rows * columns * per_cell for rows, columns in grids),
+            key=key,
         )
 
     def losses(self, predictions: Predictions, targets: Targets) -> Losses:
@@ -115,22 +121,22 @@ class RetinaNetDetector(Detector):
             background_iou=config.background_iou,
             low_quality=True,
         )
-        goal = assign(found, anchors, targets)
+        goal = assign(found, anchors, targets, predictions.key)
         deltas = at_least_float32(predictions.deltas[goal.image, goal.row])
         box = config.box.loss_each(deltas, anchors[0, goal.row], targets.boxes[goal.box], self.code)
         return Losses(
             sums={
-                "classification": config.classification.loss_sum(predictions.logits, goal.classes),
+                "classification": self.classification.loss_sum(predictions.logits, goal.classes),
                 "box": box.sum(),
             },
             counts={
-                "classification": config.classification.count(goal.classes),
+                "classification": self.classification.count(goal.classes),
                 "box": found.positive.sum().float(),
             },
         )
 
     def decode(self, predictions: Predictions, sizes: Tensor) -> Detections:
-        return detect(predictions, sizes, self.settings.decoding, self.settings.classification, self.code)
+        return detect(predictions, sizes, self.settings.decoding, self.classification, self.code)
 
 
 class _Head(nn.Module):

@@ -24,6 +24,8 @@ from xray_det.models.backbones import PIXEL_MEAN, PIXEL_STD, Backbone
 from xray_det.models.keys import Loaded, copy_by_name
 from xray_det.models.predictions import Detector
 
+#: Keys of a detector below this prefix are its classification loss's: data of a training, and no parameters.
+COUNTED = "classification."
 WEIGHTS_FILE, CONFIG_FILE, PREPROCESSOR_FILE = "model.safetensors", "config.json", "preprocessor_config.json"
 
 
@@ -101,15 +103,18 @@ def transfer(
         detector: of the classes of ``new``; changed in place.
         state: parameters of a detector of the classes of ``old``.
 
-    Rows of classes that ``old`` has not keep their random start; a background row is copied to the background row.
+    Rows of classes that ``old`` has not keep their random start; a background row is copied to the background row. What
+    the classification loss has counted on its training data stays where it is.
     """
     rows = detector.class_rows()
-    whole = {key: value for key, value in state.items() if key not in rows}
+    whole = {key: value for key, value in state.items() if key not in rows and not key.startswith(COUNTED)}
     loaded = copy_by_name(detector, whole, source)
     own = detector.state_dict()
     number = {entry.name: i for i, entry in enumerate(old.classes)}
     pairs = [(number[entry.name], i) for i, entry in enumerate(new.classes) if entry.name in number]
-    partly, left, missing = [], list(loaded.left), [key for key in loaded.missing if key not in rows]
+    partly, left = [], list(loaded.left)
+    missing = [key for key in loaded.missing if key not in rows and not key.startswith(COUNTED)]
+    left += [(key, "counted on other training data") for key in state if key.startswith(COUNTED)]
     for key, repeats in rows.items():
         problem = _copy_rows(own[key], state.get(key), repeats, pairs, len(old.classes), len(new.classes))
         if key not in state:

@@ -15,7 +15,7 @@ from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
 from xray_det.labels.supervision import Supervision
-from xray_det.labels.unify import Unified, unify, unify_hierarchies
+from xray_det.labels.unify import Unified, unify, unify_hierarchies, unify_parts
 from xray_det.models import Model
 from xray_det.models.retinanet import RetinaNet
 from xray_det.train.loop import Recipe
@@ -36,6 +36,10 @@ class Data:
             background, but an object where a class above its own is learned, and neither for a learned class below
             its own, which it may be. Only images with an object of a learned class are drawn; validation is on all of
             ``val``, where the classes that the detector lacks score 0.
+        unverified: what the background of an image teaches of a class of its dataset that nobody verified there, where
+            image labels say what was verified (Open Images). unknown: nothing. absent: it is taken to be absent.
+            absent_but_parts: likewise, but what lies inside a subject's box says nothing of its parts; with binary
+            cross-entropy that is Co-BCE.
     """
 
     train: tuple[Selection, ...]
@@ -43,6 +47,7 @@ class Data:
     merge: bool = True
     positives_teach_all: bool = True
     classes: tuple[str, ...] | None = None
+    unverified: Literal["unknown", "absent", "absent_but_parts"] = "unknown"
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -205,11 +210,14 @@ class Prepared:
         hierarchies = {manifest.name: manifest.hierarchy for manifest in self.train}
         labelled = np.zeros((len(self.train), len(self.unified.space)), bool)
         for row, manifest in enumerate(self.train):
-            if manifest.exhaustive:
+            if manifest.exhaustive or self.experiment.data.unverified != "unknown":
                 labelled[row, self.unified.maps[manifest.name]] = True
         return Supervision(
             labelled=labelled,
             ancestors=unify_hierarchies(self.unified, hierarchies, spaces),
+            parts=unify_parts(self.unified, hierarchies, spaces)
+            if self.experiment.data.unverified == "absent_but_parts"
+            else None,
             positives_teach_all=self.experiment.data.positives_teach_all,
             learned=None if self._learned is None else np.array(self._learned, np.int64),
         )

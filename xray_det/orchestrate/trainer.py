@@ -18,6 +18,7 @@ from rich.console import Console
 from xray_det import storage
 from xray_det.data.cluster import connect
 from xray_det.errors import InputError
+from xray_det.orchestrate.class_statistics import class_statistics
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
 from xray_det.orchestrate.preflight import preflight, require
 from xray_det.orchestrate.progress import Display, Progress
@@ -95,6 +96,7 @@ def train(
         data_cpus=allotted.data_cpus,
         begin=_begin(experiment, begin),
         validate=validate is not None,
+        statistics=class_statistics(prepared),
     )
     measuring = _measuring(assignment, validate)
     trainer = _trainer(assignment, allotted, measuring, max_failures)

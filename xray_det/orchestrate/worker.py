@@ -29,6 +29,7 @@ from xray_det import storage
 from xray_det.data.batch import Batch
 from xray_det.data.loader import RayData
 from xray_det.errors import InputError
+from xray_det.labels.statistics import ClassStatistics
 from xray_det.models.predictions import Detector
 from xray_det.models.weights import save_detector, transfer_from
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
@@ -57,6 +58,7 @@ class Assignment:
         data_cpus: CPUs that this worker's data tasks may use together.
         begin: checkpoint of another run to begin with, whose phases are the first of this one; None: from the start.
         validate: checkpoints are measured.
+        statistics: of the training data, where the classification loss needs them.
     """
 
     experiment: Experiment
@@ -64,6 +66,7 @@ class Assignment:
     data_cpus: float
     begin: str | None = None
     validate: bool = False
+    statistics: ClassStatistics | None = None
 
 
 def work(given: Mapping[str, bytes]) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
         return {"failed": failure}
     try:
         prepared = prepare(assignment.experiment)
-        detector = build_detector(prepared, assignment.run)
+        detector = build_detector(prepared, assignment)
         marks["model"] = time.time()
         with RayContext(assignment, prepared, marks) as context:
             run(context, prepared.recipe, detector, weight_saver(prepared))
@@ -107,7 +110,7 @@ def _be_quiet() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def build_detector(prepared: Prepared, folder: RunFolder) -> Detector:
+def build_detector(prepared: Prepared, assignment: Assignment) -> Detector:
     """The detector at its start. Rank 0 goes first, so that a download of weights happens once a machine of one rank,
     and writes what became of each key to the run's folder."""
     experiment = prepared.experiment
@@ -116,7 +119,7 @@ def build_detector(prepared: Prepared, folder: RunFolder) -> Detector:
     for turn in (True, False):
         if turn == first:
             torch.manual_seed(experiment.seed)
-            detector: Detector = experiment.model.build(len(prepared.space))
+            detector: Detector = experiment.model.build(len(prepared.space), assignment.statistics)
             reports = [detector.loaded] if detector.loaded else []
             if experiment.start_from is not None:
                 reports.append(transfer_from(detector, experiment.start_from, prepared.space))
@@ -124,7 +127,7 @@ def build_detector(prepared: Prepared, folder: RunFolder) -> Detector:
             dist.barrier()
     if reports and context.get_world_rank() == 0:
         lines = [line for report in reports for line in report.lines()]
-        storage.write_bytes(folder.path("loaded_weights.txt"), "\n".join(lines).encode())
+        storage.write_bytes(assignment.run.path("loaded_weights.txt"), "\n".join(lines).encode())
     return detector
 
 

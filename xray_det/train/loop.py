@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from xray_det.data.batch import Batch
 from xray_det.errors import InputError
+from xray_det.losses.targets import DataLoss
 from xray_det.models.predictions import Detector
 from xray_det.train import checkpoint, evidence
 from xray_det.train.checkpoint import OptimizerState, SaveWeights
@@ -77,7 +78,7 @@ def run(context: Context, recipe: Recipe, detector: Detector, save_weights: Save
 
     Raises:
         Diverged: the loss or gradient of a step was not finite; a folder with the evidence was written.
-        InputError: a checkpoint that does not fit, a phase that trains nothing.
+        InputError: a checkpoint that does not fit, a phase that trains nothing, a loss without the statistics it needs.
     """
     return _Run(context, recipe, detector, save_weights).all_phases()
 
@@ -96,6 +97,9 @@ class _Run:
             if folder is not None:
                 saved = checkpoint.load(folder, detector=self.detector, ema=self.ema, fingerprint=recipe.fingerprint)
                 self.position, self.optimizer_state = saved.position, saved.optimizer
+        for module in self.detector.modules():
+            if isinstance(module, DataLoss):
+                module.require_statistics()
         self.chunk = recipe.checkpoint_every or FIRST_CHUNK
         self.total_steps = sum(p.epochs * context.steps_per_epoch(i) for i, p in enumerate(recipe.phases))
 
@@ -223,7 +227,7 @@ class _Run:
             wrapped: nn.Module = DistributedDataParallel(
                 self.detector,
                 device_ids=[context.device] if context.device.type == "cuda" else None,
-                broadcast_buffers=False,  # statistics are frozen or synchronised
+                broadcast_buffers=False,  # they are frozen or the same on every rank
                 find_unused_parameters=bool(names),
             )
         return wrapped

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from xray_det.data.batch import Batch
+from xray_det.losses.targets import DataLoss
 from xray_det.models.predictions import Detector
 from xray_det.models.sampling import SampleKey
 from xray_det.train.freeze import FrozenRows
@@ -148,6 +149,7 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._counting = [module for module in self.detector.modules() if isinstance(module, DataLoss)]
         self._broken = torch.zeros((), device=self._parameters[0].device)
         if self.lag:
             self.optimizer.found_inf = self._broken  # type: ignore[attr-defined]  # read by fused kernels
@@ -185,6 +187,8 @@ class Stepper:
         self._broken.add_(~finite).clamp_(max=1.0)
         self._unseen.append(Made(key=key, batch=batch, terms=terms, grad_norm=norm, finite=HostFlag(finite)))
         self._look(keep=self.lag)
+        for loss in self._counting:
+            loss.absorb(summed(self.world), self._broken == 0)
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.clip, norm)
         self.optimizer.step()

@@ -1,0 +1,70 @@
+"""What the classification loss of an experiment must know of its training data, found once, before the workers start.
+
+Counts of whole datasets stand in their manifests; those of a split, and concurrent rates, are counted by Ray Data.
+Rates take a pass over all boxes and are kept below the project's home, by what was counted.
+"""
+
+import hashlib
+import io
+import json
+
+import numpy as np
+
+from xray_det import storage
+from xray_det.data import concurrence
+from xray_det.data.annotations import Selection
+from xray_det.data.manifest import Manifest
+from xray_det.data.statistics import measure
+from xray_det.labels.concurrence import Concurrence, PairCounts
+from xray_det.labels.statistics import ClassStatistics
+from xray_det.orchestrate.experiment import Prepared
+
+_LAYOUT = 1  # of the cached file; part of its key
+
+
+def class_statistics(prepared: Prepared) -> ClassStatistics | None:
+    """The statistics of an experiment's training images in its unified classes; None where its loss needs none.
+
+    Raises:
+        InputError: a split that a dataset has not, or no box at all where concurrent rates are needed.
+    """
+    needs = prepared.experiment.model.classification.needs
+    if needs is None:
+        return None
+    images, instances = np.zeros((2, len(prepared.unified.space)), np.int64)
+    for selection, manifest in zip(prepared.experiment.data.train, prepared.train, strict=True):
+        rows = prepared.unified.maps[manifest.name]
+        held, labelled = _counts(selection, manifest)
+        np.add.at(images, rows, held)
+        np.add.at(instances, rows, labelled)
+    ancestors, rates = prepared.supervision.ancestors, None
+    if needs.concurrence_iou is not None:
+        rates = Concurrence.of(_pairs(prepared, needs.concurrence_iou), ancestors=ancestors)
+    return ClassStatistics(image_counts=images, instance_counts=instances, ancestors=ancestors, concurrence=rates)
+
+
+def _counts(selection: Selection, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labelled boxes of each published class, int64 [C_d] each."""
+    if selection.split is None or manifest.splits[selection.split] == manifest.images:
+        return manifest.n_images, np.asarray(manifest.instance_counts, np.int64)
+    found = measure(manifest, selection.split)
+    return found.image_counts, found.instance_counts
+
+
+def _pairs(prepared: Prepared, iou: float) -> PairCounts:
+    selections, classes = prepared.experiment.data.train, len(prepared.unified.space)
+    maps = [prepared.unified.maps[manifest.name] for manifest in prepared.train]
+    counted = [
+        [manifest.fingerprint, selection.split, rows.tolist()]
+        for manifest, selection, rows in zip(prepared.train, selections, maps, strict=True)
+    ]
+    digest = hashlib.sha256(json.dumps([_LAYOUT, iou, classes, counted]).encode()).hexdigest()[:16]
+    file = storage.home() / "cache" / f"concurrence-{digest}.npz"
+    if storage.exists(file):
+        with np.load(io.BytesIO(storage.read_bytes(file))) as arrays:
+            return PairCounts(**arrays)
+    pairs = concurrence.count(selections, maps, classes, iou=iou)
+    sink = io.BytesIO()
+    np.savez(sink, **vars(pairs))
+    storage.write_bytes(file, sink.getvalue())
+    return pairs
