@@ -114,14 +114,14 @@ class ConcurrentLoss(DataLoss):
     def count(self, targets: RowTargets) -> Tensor:
         return self.config.plain.count(targets)
 
-    def _log_weights(self, labels: Tensor, logits: Tensor) -> Tensor:
-        return self.log_kept.index_select(0, labels).to(logits.dtype)
+    def _log_weights(self, outputs: Tensor) -> Tensor:
+        return self.log_kept.index_select(0, outputs)
 
     def _several(self, logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
         row, label = labels.nonzero(as_tuple=True)
         others = logits.masked_fill(~known | labels, -math.inf).index_select(0, row)
         if self.config.train == "rates":
-            others = others + self._log_weights(label, logits)
+            others = others + self._log_weights(label)
         own = logits[row, label]
         losses = torch.logaddexp(others.logsumexp(1), own) - own
         return losses.new_zeros(len(logits)).index_add(0, row, losses)

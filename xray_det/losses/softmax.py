@@ -20,11 +20,11 @@ from xray_det.labels.statistics import ClassStatistics
 from xray_det.losses.targets import RowTargets, at_least_float32
 
 # Elements handled at once: on a CPU they then hit the cache; a GPU wants few launches.
-_CHUNK_CPU, _CHUNK_OTHER = 1 << 18, 1 << 26
+_CHUNK_CPU, _CHUNK_OTHER = 1 << 20, 1 << 26
 
-#: log w float [Q, K] of rows that name one output: (label int64 [Q], logits [Q, K]) -> what is added to the logits. It
-#: is 0 at the label itself.
-LogWeights = Callable[[Tensor, Tensor], Tensor]
+#: log w float [Q, K] of rows that name the outputs int64 [Q], the background's among them: what is added to the logits.
+#: It is 0 at the output itself.
+LogWeights = Callable[[Tensor], Tensor]
 #: Losses [S] of rows with several labels: (logits [S, K], labels bool [S, K], known bool [S, K]).
 Several = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -99,7 +99,7 @@ def softmax_sum(logits: Tensor, targets: RowTargets, several: Several, log_weigh
     Args:
         logits: [B, R, K].
         several: losses of rows with more than one label.
-        log_weights: log w where it is not 0 for rows with one label; rows without one have w = 1.
+        log_weights: log w of listed rows with at most one label; None: 0.
     """
     total: Tensor = _SoftmaxSum.apply(logits, targets, several, log_weights)
     return total
@@ -120,7 +120,7 @@ class _SoftmaxSum(torch.autograd.Function):
         flat = logits.detach().reshape(-1, k)
         listed = targets.image * rows_an_image + targets.row
         labels = targets.values > 0
-        count, label = labels.sum(1), labels.to(torch.uint8).argmax(1)
+        count, label = labels.sum(1), targets.values.argmax(1)
         label = torch.where(count == 0, k - 1, label)
         one = (count <= 1).to(flat.dtype) if targets.weight is None else (count <= 1) * targets.weight
         weight = targets.background.reshape(-1).to(_precise(flat))
@@ -130,8 +130,7 @@ class _SoftmaxSum(torch.autograd.Function):
         known = _with_background(targets.known)
         shift = _log_known(known, weight.dtype)
         if log_weights is not None:
-            raw = at_least_float32(flat.index_select(0, listed))
-            own = torch.where((count > 0)[:, None], log_weights(label.clamp(max=k - 2), raw), 0.0)
+            own = log_weights(label).to(weight.dtype)
             shift = own if shift is None else shift + own
         of_image = _log_known(_with_background(targets.background_known), weight.dtype)
 
@@ -144,7 +143,12 @@ class _SoftmaxSum(torch.autograd.Function):
                 x += of_image[image].masked_fill_(~targets.background.view(-1)[chunk, None], 0.0)
             if shift is not None:
                 x.index_add_(0, listed[mine] - chunk.start, shift[mine])
-            total += _sweep(x, output[chunk], weight[chunk], gradient[chunk])
+            loss, slope = _sweep(x, output[chunk], weight[chunk])
+            total += loss
+            if len(slope) == len(flat):
+                gradient = slope.to(flat.dtype)
+            else:
+                gradient[chunk] = slope
 
         (many,) = (count > 1).nonzero(as_tuple=True)
         if len(many):
@@ -164,14 +168,13 @@ class _SoftmaxSum(torch.autograd.Function):
         return gradient * outer[0].to(gradient.dtype), None, None, None
 
 
-def _sweep(x: Tensor, output: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
-    """Sum of weight times cross-entropy of rows [n, K] that name ``output`` [n]; fills ``gradient``, spoils ``x``."""
+def _sweep(x: Tensor, output: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of weight times cross-entropy of rows [n, K] that name ``output`` [n], and its gradient; spoils ``x``."""
     log_share = x.log_softmax(-1)
     name = output[:, None]
     loss = -(log_share.gather(1, name)[:, 0] * weight).sum()
     outer = x.zero_().scatter_(1, name, -weight[:, None])
-    gradient.copy_(torch.ops.aten._log_softmax_backward_data(outer, log_share, -1, x.dtype))
-    return loss
+    return loss, torch.ops.aten._log_softmax_backward_data(outer, log_share, -1, x.dtype)
 
 
 def _chunks(flat: Tensor, listed: Tensor) -> Any:
