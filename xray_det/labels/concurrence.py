@@ -134,6 +134,14 @@ class Concurrence:
             rate=rates[order],
         )
 
+    def subset(self, classes: npt.NDArray[np.int64]) -> "Concurrence":
+        """The rates between some classes, int64 [L], each once and rising: L classes are left."""
+        place = np.full(self.num_classes, -1, np.int32)
+        place[classes] = np.arange(len(classes))
+        row, column = place[self.row], place[self.column]
+        stays = (row >= 0) & (column >= 0)
+        return Concurrence(num_classes=len(classes), row=row[stays], column=column[stays], rate=self.rate[stays])
+
     def dense(self) -> npt.NDArray[np.float32]:
         """r as float32 [C, C]."""
         out = np.zeros((self.num_classes, self.num_classes), np.float32)

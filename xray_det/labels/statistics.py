@@ -58,6 +58,22 @@ class ClassStatistics:
             problem = f"are of {self.num_classes} classes, the detector has {num_classes}"
             raise InputError("statistics", problem, "Count the data that it is trained on")
 
+    def subset(self, classes: npt.NDArray[np.int64], stands_for: npt.NDArray[np.bool_]) -> "ClassStatistics":
+        """The statistics of a detector that learns some of the classes.
+
+        Args:
+            classes: int64 [L], each once and rising.
+            stands_for: bool [C, L], which of them an object of each class is counted as (labels/supervision.py). An
+                image with two classes that are counted as one of them counts twice.
+        """
+        counted = stands_for.astype(np.int64)
+        return ClassStatistics(
+            image_counts=self.image_counts @ counted,
+            instance_counts=self.instance_counts @ counted,
+            ancestors=self.ancestors[np.ix_(classes, classes)],
+            concurrence=None if self.concurrence is None else self.concurrence.subset(classes),
+        )
+
     def with_descendants(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Counts [C] of what is positive for a class: its own and its descendants'. What is published under a class and
         its ancestor counts twice for the ancestor."""

@@ -91,9 +91,11 @@ class Supervision:
         Returns:
             bool [B, C].
         """
-        known: Bools = self.verified(verified_positive, verified_negative, boxed, not_exhaustive)
         labelled = self.labelled[dataset]
-        return known | (labelled if not_exhaustive is None else labelled & ~self._dense(not_exhaustive))
+        if not_exhaustive is not None:
+            labelled &= ~self._dense(not_exhaustive)
+        known: Bools = labelled | self.verified(verified_positive, verified_negative, boxed, not_exhaustive)
+        return known
 
     def verified(
         self,

@@ -23,7 +23,7 @@ _LAYOUT = 1  # of the cached file; part of its key
 
 
 def class_statistics(prepared: Prepared) -> ClassStatistics | None:
-    """The statistics of an experiment's training images in its unified classes; None where its loss needs none.
+    """The statistics of an experiment's training images in the classes that it learns; None where its loss needs none.
 
     Raises:
         InputError: a split that a dataset has not, or no box at all where concurrent rates are needed.
@@ -37,10 +37,12 @@ def class_statistics(prepared: Prepared) -> ClassStatistics | None:
         held, labelled = _counts(selection, manifest)
         np.add.at(images, rows, held)
         np.add.at(instances, rows, labelled)
-    ancestors, rates = prepared.supervision.ancestors, None
+    supervision = prepared.supervision
+    ancestors, rates = supervision.ancestors, None
     if needs.concurrence_iou is not None:
         rates = Concurrence.of(_pairs(prepared, needs.concurrence_iou), ancestors=ancestors)
-    return ClassStatistics(image_counts=images, instance_counts=instances, ancestors=ancestors, concurrence=rates)
+    found = ClassStatistics(image_counts=images, instance_counts=instances, ancestors=ancestors, concurrence=rates)
+    return found if supervision.learned is None else found.subset(supervision.learned, supervision.stands_for)
 
 
 def _counts(selection: Selection, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:

@@ -216,7 +216,8 @@ def _average_precision(prediction: Prediction, selection: Selection, manifest: M
     rows = dataset_rows(prediction.space, manifest.space, manifest.name, required=False)
     own, ap = rows[rows >= 0], np.full(len(manifest.space), np.nan)
     if len(own):
-        ap[own] = assess(prediction, selection, own_protocol(manifest)).ap[own]
+        (result,) = assess(prediction, selection, (own_protocol(manifest),)).values()
+        ap[own] = result.ap[own]
     return ap
 
 
