@@ -219,6 +219,7 @@ def made_shard(number: int, rows: int, share: npt.NDArray[np.float64], rng: np.r
         "labels": pa.ListArray.from_arrays(offsets, pa.ListArray.from_arrays(each, pa.array(both, pa.int32()))),
         "verified_positive": nothing,
         "verified_negative": nothing,
+        "not_exhaustive": nothing,
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in SHARD], schema=SHARD)
 

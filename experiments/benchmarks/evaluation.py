@@ -260,7 +260,7 @@ def lvis_api(form: Any, federated: bool) -> list[float]:
     import logging
 
     vars(np)["float"] = float  # which numpy no longer has
-    logging.disable(logging.WARNING)
+    logging.getLogger("lvis").setLevel(logging.ERROR)
     from lvis import LVIS, LVISEval, LVISResults
 
     published = LVIS(str(form[0]))

@@ -57,6 +57,7 @@ def gt_sample(shared_data: Path, folder: Path, *, shards: int = 4) -> Manifest:
         "labels": chosen.labels,
         "verified_positive": nothing,
         "verified_negative": nothing,
+        "not_exhaustive": nothing,
     }
     table = pa.table([pa.array(columns[field.name], field.type) for field in SHARD], schema=SHARD)
     cuts = np.linspace(0, len(ids), shards + 1).astype(int)

@@ -152,7 +152,8 @@ def test_every_real_defect_is_caught_in_its_image(shared_data: Path, tmp_path: P
 def test_lvis_lists_reach_the_shards_and_the_manifest_says_what_they_are(shared_data: Path, tmp_path: Path) -> None:
     """coco_tiny's validation images in LVIS's form: what each says of its classes, and the classes' frequency."""
     from xray_det.data.annotations import Annotations, Selection
-    from xray_det.evaluation.assess import own_protocol, truth_of
+    from xray_det.evaluation.assess import own_protocol
+    from xray_det.evaluation.parts import truth_of
 
     published = json.loads((shared_data / "coco_tiny/annotations/instances_val2017.json").read_text())
     for image in published["images"]:
@@ -176,9 +177,10 @@ def test_lvis_lists_reach_the_shards_and_the_manifest_says_what_they_are(shared_
         assert [int(ids[label]) for label in row["verified_negative"]] == image["neg_category_ids"]
         assert [int(ids[label]) for label in row["not_exhaustive"]] == image["not_exhaustive_category_ids"]
     # the annotations that a training maps, and the truth that it is measured against, have them too
-    table = Annotations.open([Selection(folder=made.folder)]).take(np.arange(6))
+    annotations = Annotations.open([Selection(folder=made.folder)])
+    table = annotations.take(np.arange(6))
     assert sum(len(lists) for lists in table["not_exhaustive"].to_pylist()) == 6
-    truth, _ = truth_of(Selection(folder=made.folder))
+    truth = truth_of(annotations.batch, made)
     assert (len(truth.verified), len(truth.not_exhaustive), truth.exhaustive) == (18, 6, False)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.losses.made_statistics import statistics
 from xray_det.errors import InputError
+from xray_det.labels.concurrence import Concurrence, PairCounts
 from xray_det.labels.statistics import ClassStatistics
 from xray_det.labels.supervision import Supervision
 

@@ -77,7 +77,7 @@ def test_paths_and_formats_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "project.xml").write_text("<project/>")
     with pytest.raises(InputError, match="no dataset found"):
         open_source(tmp_path)
-    with pytest.raises(InputError, match="'yolo' is not one of auto, coco, open_images, voc"):
+    with pytest.raises(InputError, match="'yolo' is not one of auto, coco, lvis, open_images, voc"):
         open_source(tmp_path, "yolo")
     for format in ("coco", "open_images", "voc"):
         with pytest.raises(InputError, match=str(tmp_path)):
