@@ -51,9 +51,13 @@ def main(args: Args) -> None:
 def parts() -> "dict[str, Part]":
     """A line a part: what it changes of the rung before."""
     from xray_det.data.sampling import SoftBalance
+    from xray_det.losses.concurrent import ConcurrentSoftmax
 
     return {
         "+ class-aware sampling": lambda rung: sampled(rung, SoftBalance(lam=1.0)),
+        "+ concurrent softmax": lambda rung: replace(
+            rung, model=replace(rung.model, classification=ConcurrentSoftmax())
+        ),
         "+ soft-balance": lambda rung: sampled(rung, SoftBalance(lam=0.7)),
         "+ hybrid schedule": hybrid,
     }

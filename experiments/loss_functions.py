@@ -5,13 +5,14 @@
     python experiments/loss_functions.py --smoke      # two arms on a few images, to see that everything is in its place
 
 Every arm is one training that differs in the classification loss and the sampling alone: each loss with the natural
-sequence and with class-aware sampling (soft-balance with lambda 1). To try another loss, add a line to LOSSES. The
+sequence and with class-aware sampling (soft-balance with lambda 1). To try another loss, add a line to ``losses``. The
 miniature and the schedule are in xray_det/orchestrate/claims.py, with the reasons: look-alikes of which 30 % of the
 objects carry both labels, and letters of which a fifth of the images name the parent alone.
 
 Fixed before any two arms were compared, and not changed since: every loss as its paper sets it, 2 seeds. A difference
-is that of two arms of one seed, from softmax with the same sampling where the verdicts speak of it; its spread is the
-standard deviation over seeds, of all pairs of arms together.
+is that of two arms of one seed, from dist-CE (the default) with the same sampling where the verdicts speak of it; its
+spread is the standard deviation over seeds, of all pairs of arms together. Every class that is away is verified in the
+miniature and none is a part of another, so that Co-BCE (``data.unverified``) would be BCE here: it is no arm.
 
 Cost: on the miniature about 4 minutes a training. The first line says how many there are, by what has been measured.
 
@@ -55,12 +56,29 @@ def main(args: Args) -> None:
 
 def losses() -> "dict[str, Classification]":
     """A line a loss; the first is what the others are compared with."""
+    from xray_det.losses.concurrent import ConcurrentSoftmax
+    from xray_det.losses.effective_number import EffectiveNumber
+    from xray_det.losses.equalization import EqualizationV2
+    from xray_det.losses.federated import Federated
     from xray_det.losses.focal import SigmoidFocal
+    from xray_det.losses.seesaw import Seesaw
     from xray_det.losses.softmax import Softmax
 
     return {
-        "softmax": Softmax(),
+        "dist-CE": Softmax(),
+        "softmax": Softmax(labels="each"),
+        "softmax of one label": Softmax(labels="one"),
+        "BCE": SigmoidFocal(alpha=None, gamma=0.0),
         "focal": SigmoidFocal(),
+        "effective number": EffectiveNumber(),
+        "concurrent softmax": ConcurrentSoftmax(),
+        "concurrent softmax in training": ConcurrentSoftmax(test="plain"),
+        "concurrent softmax in testing": ConcurrentSoftmax(train="plain"),
+        "concurrent softmax, hierarchy 0 in testing": ConcurrentSoftmax(hierarchy_rate_test=0.0),
+        "concurrent softmax, hierarchy 1 in training": ConcurrentSoftmax(hierarchy_rate_train=1.0),
+        "federated": Federated(),
+        "Seesaw": Seesaw(),
+        "EQL v2": EqualizationV2(),
     }
 
 

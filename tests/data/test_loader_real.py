@@ -47,7 +47,7 @@ def test_a_published_dataset_reaches_the_step(name: str, shared_data: Path, tmp_
     annotations = loader.annotations
     assert len(annotations) == manifest.images
     row_of = {image_id: row for row, image_id in enumerate(annotations.image_ids.to_pylist())}
-    seen = 0
+    seen, differences = 0, []
     for batch in batches(loader, stop=3):
         for image, image_id in enumerate(batch.image_ids):
             (row,) = annotations.take(np.array([row_of[image_id]])).to_pylist()
@@ -60,10 +60,13 @@ def test_a_published_dataset_reaches_the_step(name: str, shared_data: Path, tmp_
                 )
             expected = np.asarray(upright).astype(float)
             # resampling filters differ in sharpness, not in what a patch of 8 x 8 pixels shows on average
-            assert min(apart(shown, expected), apart(shown[:, ::-1], expected)) < 1.5
+            differences.append(min(apart(shown, expected), apart(shown[:, ::-1], expected)))
         seen += len(batch.targets.boxes)
         assert torch.equal(batch.targets.classes.sum(1) >= 1, torch.ones(len(batch.targets.boxes), dtype=torch.bool))
     assert seen > 0
+    # over all images of these datasets the mean is 0.6 to 0.8 and the greatest 2.2; another image is 30 and more away
+    assert np.mean(differences) < 1.2
+    assert max(differences) < 3
 
 
 @pytest.mark.medium

@@ -1,6 +1,7 @@
 """The benchmark of concurrent rates: its data are what it says, and both its candidates count the same on them."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_ours_and_the_peer_agree_on_seeded_shards(benchmark: ModuleType) -> None
 def test_it_runs(shared_data: Path) -> None:
     frequencies = shared_data / "open_images/challenge_500_train_instance_counts.json"
     command = [sys.executable, str(FILE), "--scale", "0.002", "--sample", "600", "--frequencies", str(frequencies)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "160"})
     assert ended.returncode == 0, ended.stderr
     assert "r_ij of 3,486 images" in ended.stdout
     assert "peer, scaled from 1,024 images" in ended.stdout

@@ -29,7 +29,8 @@ def test_ingest_then_describe(shared_data: Path, tmp_path: Path) -> None:
     counts = tmp_path / "counts.json"
     ended = call("describe.py", out, "--out", tmp_path / "figures", "--json", counts)
     assert ended.returncode == 0, ended.stderr
-    assert sorted(f.name for f in (tmp_path / "figures").iterdir()) == ["long_tail.png", "playing_cards.png"]
+    drawn = ["long_tail.png", "playing_cards.png", "playing_cards_sampling.png"]
+    assert sorted(f.name for f in (tmp_path / "figures").iterdir()) == drawn
     found = json.loads(counts.read_text())["playing_cards"]
     assert found["images"] == 46
     assert sum(found["instance_counts"]) == 78
