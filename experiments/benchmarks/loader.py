@@ -12,13 +12,15 @@ The same files, cores and equivalent transforms (resize the shorter side, flip h
 
 Without --source, stand-ins for photographs of 640x480 are made. The candidates take turns, and the median of their
 passes counts; a pass includes starting Ray Data's execution or the workers. CPU time an image is of all processes
-together: on a busy machine it tells more than the clock. With the defaults it takes about five minutes on two quiet
-cores. Measured with voc2012_100 on two cores that ten other processes shared (images/s, CPU ms an image):
+together: on a busy machine it tells more than the clock. With the defaults it takes about
+two minutes on two quiet cores. Measured so with voc2012_100 (images/s, CPU ms an image):
 
-    160 pixels: ours 599, 1.34 | ours, torch workers 571, 1.76 | peer 343, 3.03 | limit 683, 1.00
-    800 pixels: ours 122, 6.63 | ours, torch workers  89, 7.91 | peer  49, 12.5 | limit 290, 2.23
+    160 pixels: ours 1008, 1.31 | ours, torch workers 1076, 1.79 | peer 617, 3.05 | limit 1998, 0.99
+    800 pixels: ours  233, 5.39 | ours, torch workers  161, 8.22 | peer 151, 11.9 | limit  786, 2.14
 
-At 800 pixels (these images are enlarged to it) an image is 3.5 MB, and what is left is moving it through shared memory.
+A pass of a few seconds pays a whole start of Ray Data (0.95 and 0.31 s to the first batch); a training's chunk is a
+minute. At 800 pixels (these images are enlarged to it) an image is 3.5 MB, and what is left is moving it through shared
+memory.
 """
 
 import os

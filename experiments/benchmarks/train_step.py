@@ -10,12 +10,12 @@ layout. Goal: 1.15 times as fast on a CPU.
     python experiments/benchmarks/train_step.py --device cuda --backbone resnet50 --side 800 --batch 16
 
 On a CPU the processor time of the process is taken rather than the clock, so that other programs disturb little; steps
-of the two sides alternate and the median counts. On one thread of an EPYC with bf16 instructions (a busy machine),
+of the two sides alternate and the median counts. On one thread with bf16 instructions, little else running,
 torchvision's time over ours was:
 
-    ResNet-18, 160 px, batch 8, 64 channels      RetinaNet 1.18            Faster R-CNN 1.73
-    ResNet-18, 320 px, batch 2                   RetinaNet 1.05            Faster R-CNN 1.71
-    ResNet-50, 448 px, batch 1                   RetinaNet 1.08 to 1.14
+    ResNet-18, 160 px, batch 8, 64 channels      RetinaNet 1.19            Faster R-CNN 1.65
+    ResNet-18, 320 px, batch 2                   RetinaNet 1.07            Faster R-CNN 1.84
+    ResNet-50, 448 px, batch 1                   RetinaNet 1.08            Faster R-CNN 1.43
 
 Both sides run the same convolutions, and with 256 channels those are nine tenths of a RetinaNet's step; what is not a
 convolution takes little more than half of torchvision's time. In a Faster R-CNN RoIAlign, proposals and sampling count.
