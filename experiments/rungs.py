@@ -58,7 +58,7 @@ Result so far, of one seed (`--seeds 1` at commit 7696abe; the second is to come
 The paper's Fig. 4 does not show: no lambda that is too high leads before the drop. Complete rungs rank a little better
 at a quarter of the schedule (Spearman 0.71, cut 0.64) and worse at a half (0.36, 0.45). With complete rungs of a
 quarter, Ray Tune's ASHA keeps the best lambda in every order of the arms, for 0.75 of the grid's epochs; a rule that
-waits for the whole rung keeps it for 0.50.
+waits for the whole rung keeps it for 0.50. The curves are in experiments/pictures/rungs.png.
 """
 
 import io
