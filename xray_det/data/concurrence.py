@@ -24,9 +24,10 @@ import pyarrow as pa
 
 from xray_det.data import shards
 from xray_det.data.annotations import Selection
+from xray_det.data.distinct import distinct
 from xray_det.data.ingest import each
 from xray_det.data.manifest import Manifest
-from xray_det.data.objects import COLUMNS, Bools, Ints, Places, distinct
+from xray_det.data.objects import COLUMNS, Bools, Ints, Places
 from xray_det.data.schema import SHARD
 from xray_det.errors import InputError
 from xray_det.labels.concurrence import PairCounts

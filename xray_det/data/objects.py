@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from xray_det.data.annotations import box_labels, ragged
+from xray_det.data.distinct import distinct
 from xray_det.data.geometry import region, trained
 
 Bools = npt.NDArray[np.bool_]
@@ -159,9 +160,3 @@ class Places:
         number = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
         x, y = np.divmod(number, size[q][pair])
         return pair, self.starts[p][pair] + x, self.starts[q][pair] + y
-
-
-def distinct(keys: Ints) -> Ints:
-    """Keys of 0 or more in order, each once. np.unique hashes, and takes many times as long where most are in order."""
-    ordered = np.sort(keys)
-    return ordered[np.diff(ordered, prepend=-1) > 0]

@@ -22,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from xray_det.data.distinct import distinct
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Detected, Truth
@@ -191,8 +192,7 @@ def _spread(labels: Ints, relation: NDArray[np.bool_]) -> tuple[Ints, Ints]:
 
 def _distinct(verified: Ints, classes: int) -> Ints:
     """Image labels in order and without repeats, int64 [V, 3]."""
-    numbers = np.sort((verified[:, 0] * classes + verified[:, 1]) * 2 + verified[:, 2])
-    numbers = numbers[np.diff(numbers, prepend=-1) > 0]  # np.unique would hash them, slower
+    numbers = distinct((verified[:, 0] * classes + verified[:, 1]) * 2 + verified[:, 2])
     return np.column_stack([numbers // 2 // classes, numbers // 2 % classes, numbers % 2])
 
 
