@@ -10,9 +10,10 @@ keep it. Ours is a complete short schedule with its own drop (xray_det/orchestra
 
 For each seed: a natural trunk, trained once; from its end a full soft-balance schedule for each lambda, measured after
 every epoch, so that it holds the cut rungs too; and for each rung and lambda a complete schedule of that share. What
-the rungs say of the end is told by rank correlation. Then sweeps are replayed from these numbers: Ray Tune's own ASHA
-is told them in many orders of the arms, two arms side by side as on two cores; beside it a rule that lets nobody climb
-before the whole rung is measured. What is kept is the best of the arms that got the full schedule.
+the rungs say of the end is told by rank correlation. Then sweeps are replayed from these numbers: by the sweep's own
+rule, which lets nobody climb before the whole rung is measured, and by Ray Tune's ASHA, which is told them in many
+orders of the arms, two arms side by side as on two cores. What is kept is the best of the arms that got the full
+schedule.
 
 Epochs are counted in full: a complete rung begins at the trunk, so its epochs come on top of the full schedule's; a cut
 one goes on where it was. The trunk is the same for all and not counted. The share is that of the full grid's epochs.

@@ -8,9 +8,10 @@ The experiment is train.py's, by default in two phases: natural order, then soft
 natural phase is the same for every lambda: it is trained once, and each lambda goes on from its end.
 
 --rungs 0.25 1 gives every lambda a complete schedule of a quarter of the epochs, its own learning-rate drop in it, and
-only the best of them the full one (ASHA). A schedule that is cut off instead would keep the wrong lambda: one that is
-too high leads until the learning rate drops. Without --rungs every lambda is trained in full. --samples draws values
-between the least and the greatest --lam with Optuna instead of going through them.
+then the best third of them the full one. (In paper 002's Fig. 4 a lambda that is too high leads until the learning rate
+drops: a schedule that is cut off would keep it. experiments/rungs.py measures both.) Without --rungs every lambda is
+trained in full. --samples draws values between the least and the greatest --lam with Optuna instead of going through
+them.
 
 Start the same command again after Ctrl-C, a kill, a stopped job: finished trainings are not made again, the others go
 on from their checkpoints. A sweep that has finished prints its table at once; another configuration under its name is
@@ -50,7 +51,7 @@ class Args(Told):
     lam: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0, 1.5)
     """Values of lambda."""
     rungs: tuple[float, ...] = (1.0,)
-    """Shares of the schedule, rising to 1: the best of a rung get the next."""
+    """Shares of the schedule, rising to 1: the best of a rung get the next, once all have finished it."""
     reduction: int = 3
     """One lambda in so many gets the next rung."""
     samples: int = 0

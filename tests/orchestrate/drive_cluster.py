@@ -20,7 +20,6 @@ from xray_det.data.sampling import SoftBalance
 from xray_det.evaluation.measured import Measured
 from xray_det.orchestrate.arms import Arms
 from xray_det.orchestrate.experiment import Data, Experiment
-from xray_det.orchestrate.run_folder import RunFolder
 from xray_det.orchestrate.sweep import sweep
 from xray_det.orchestrate.trainer import train
 from xray_det.orchestrate.tuner import run_tuner
@@ -95,7 +94,7 @@ def drive_stopped(dataset: str, out: str) -> None:
         train(endless)
 
     settings = tune.TuneConfig(scheduler=StopsWhatTrains(endless.folder))
-    run_tuner(RunFolder.open(f"{out}/sweep", {}), trial, {}, settings, concurrent=1)
+    run_tuner(f"{out}/sweep", trial, {}, settings, concurrent=1)
     stopped = time.monotonic()
     while ray.available_resources().get("CPU", 0.0) < everything and time.monotonic() < stopped + 300:
         time.sleep(0.5)

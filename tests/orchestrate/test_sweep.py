@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import ray
+from hypothesis import given, settings, strategies
 from made_dataset import experiment, write_dataset
 from safetensors.torch import load_file
 
@@ -20,7 +22,8 @@ from xray_det.models.weights import read_config
 from xray_det.orchestrate import sweep as module
 from xray_det.orchestrate.arms import Arms
 from xray_det.orchestrate.experiment import Experiment
-from xray_det.orchestrate.results import ENDED, results_table
+from xray_det.orchestrate.rank import Ladder, halving
+from xray_det.orchestrate.results import ENDED, Row, results_table
 from xray_det.orchestrate.sweep import sweep
 from xray_det.orchestrate.sweep_figures import by_value
 from xray_det.orchestrate.trainer import train
@@ -70,6 +73,37 @@ def test_what_cannot_be_is_refused_before_anything_runs(
         Arms(**{"experiment": made(dataset, tmp_path), "space": {LAM: [0.0]}, **changes})
     with pytest.raises(InputError, match="Give validation images"):
         Arms(experiment=experiment(dataset, tmp_path), space={LAM: [0.0]})
+
+
+def row(arm: str, rung: int, share: float, score: float) -> Row:
+    return Row(
+        arm=arm, values={}, rung=rung, share=share, score=score, metrics={}, reason="", cost={}, folder="", weights=""
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=strategies.data())
+def test_the_arms_that_climb_are_those_of_successive_halving(dataset: str, data: strategies.DataObject) -> None:
+    """Against the rule as the study of rungs replays it (rank.halving), which knows all scores from the start."""
+    arms = data.draw(strategies.integers(1, 12))
+    shares = data.draw(strategies.sampled_from([(1.0,), (0.5, 1.0), (0.25, 0.5, 1.0)]))
+    reduction = data.draw(strategies.integers(2, 4))
+    order = [data.draw(strategies.permutations(range(arms))) for _ in shares]
+    made_of = made(dataset, Path("below"))
+    made_of = replace(made_of, phases=(made_of.phases[0], replace(made_of.phases[1], epochs=8)))
+    plan = Arms(experiment=made_of, space={LAM: [float(a) for a in range(arms)]}, rungs=shares, reduction=reduction)
+    rows: list[Row] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Arms, "rows", lambda _: tuple(sorted(rows, key=lambda row: (-row.rung, -row.score, row.arm))))
+        for rung, one in enumerate(plan.rounds(2)):
+            (listed,) = one.drawn_from.values()
+            for value in listed["grid_search"]:
+                arm = value if rung else f"{value}"
+                score = float(order[rung][int(float(arm))])
+                rows.append(row(arm, rung, shares[rung], score))
+    kept = halving(np.array(order), Ladder(shares=shares, reduction=reduction))
+    assert max((r for r in rows if r.share == 1), key=lambda r: r.score).arm == f"{float(kept.arm)}"
+    assert sum(row.share for row in rows) == pytest.approx(kept.cost)
 
 
 @pytest.mark.medium

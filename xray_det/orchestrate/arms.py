@@ -1,31 +1,34 @@
 """Arms and rungs: sets of values, and complete schedules, short ones first.
 
-An arm that is not among the best of a rung does not get the next one (ASHA; Li et al. 2020).
+The best arms of a rung get the next one, once all have finished it (successive halving; Jamieson and Talwalkar 2016).
+Ray Tune's ASHA waits for nobody: the first arms climb unopposed, so that a sweep of few arms costs half as much again,
+and which ones are kept depends on who was faster (experiments/rungs.py).
 """
 
 import logging
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
 from xray_det import config, storage
 from xray_det.errors import InputError
 from xray_det.orchestrate import search
 from xray_det.orchestrate.experiment import Experiment
-from xray_det.orchestrate.plan import Plan, Train
-from xray_det.orchestrate.results import ENDED, begin_row
+from xray_det.orchestrate.plan import Plan, Round, Train
+from xray_det.orchestrate.results import ENDED, Row, begin_row
 from xray_det.orchestrate.run_folder import Result
 from xray_det.train.evidence import Diverged
 
 logger = logging.getLogger(__name__)
 
-#: Ray Tune's clock: rung R is reported at REDUCTION ** R, where ASHA looks.
-CLOCK = "rung_time"
+#: What a trial of a later rung is told.
+ARM = "arm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,35 +69,57 @@ class Arms(Plan):
     def choices(self) -> dict[str, Any]:
         return {"rungs": list(self.rungs), "reduction": self.reduction, "samples": self.samples}
 
-    def settings(self, concurrent: int) -> tune.TuneConfig:
-        return tune.TuneConfig(
+    def rounds(self, concurrent: int) -> Iterator[Round]:
+        """A rung each: all arms, then the best of those before."""
+        settings = tune.TuneConfig(
             metric=self.metric,
             mode="max",
             search_alg=self.searcher,
-            scheduler=Rungs(self) if len(self.rungs) > 1 else FIFOScheduler(),
             num_samples=self.samples,
             # a searcher that learns is asked when there is room
             max_concurrent_trials=concurrent if self.searcher is not None else None,
             trial_dirname_creator=lambda trial: trial.trial_id,
         )
-
-    def trial(self, run: Train, trunk: Result | None, values: search.Values) -> None:
-        """An arm's rungs, one after another, each told to Ray Tune, which stops the arm where others are better."""
-        arm = self.arm(values, tune.get_context().get_trial_id())
-        for rung, share in enumerate(self.rungs):
-            experiment, clock = self.training(values, arm, rung), float(self.reduction**rung)
-            begin_row(experiment.folder, arm=arm, values=values, rung=rung, share=share)
-            name = arm if share == 1 else f"{arm}, {share:g} of the schedule"
-            try:
-                found = run(experiment, name, trunk, {"arm": arm, "rung": f"{share:g}"})
-            except storage.Refused:  # passes; Ray Tune tries again
-                raise
-            except (Diverged, InputError) as error:  # trying again would not help; other arms go on
-                logger.warning("%s ended: %s", experiment.folder, error)
-                storage.write_json(storage.join(experiment.folder, ENDED), {"reason": str(error)})
-                tune.report({self.metric: float("-inf"), CLOCK: clock})
+        yield Round(name="rung-0", drawn_from=search.to_tune(self.space), trial=self.begin, settings=settings)
+        settings = replace(settings, search_alg=None, num_samples=1, max_concurrent_trials=None)
+        for rung in range(1, len(self.rungs)):
+            if not (best := self.climbing(rung)):
                 return
-            tune.report({self.metric: self.score(found), CLOCK: clock})
+            trial = partial(self.climb, rung, {row.arm: row.values for row in best})
+            drawn_from = {ARM: tune.grid_search([row.arm for row in best])}
+            yield Round(name=f"rung-{rung}", drawn_from=drawn_from, trial=trial, settings=settings)
+
+    def climbing(self, rung: int) -> list[Row]:
+        """The arms that get this rung, by all that the one below came to: the best first."""
+        below = [row for row in self.rows() if row.rung == rung - 1]
+        best = below[: max(1, len(below) // self.reduction)]
+        return [row for row in best if row.score is not None and math.isfinite(row.score)]
+
+    def begin(self, run: Train, trunk: Result | None, values: search.Values) -> None:
+        """Ray Tune's trial of the first rung."""
+        self.train(run, trunk, self.arm(values, tune.get_context().get_trial_id()), values, 0)
+
+    def climb(
+        self, rung: int, arms: Mapping[str, search.Values], run: Train, trunk: Result | None, chosen: search.Values
+    ) -> None:
+        """Ray Tune's trial of a later rung, whose values are an arm's name."""
+        arm = chosen[ARM]
+        self.train(run, trunk, arm, arms[arm], rung)
+
+    def train(self, run: Train, trunk: Result | None, arm: str, values: search.Values, rung: int) -> None:
+        """An arm's training of a rung, its score told to Ray Tune."""
+        experiment, share = self.training(values, arm, rung), self.rungs[rung]
+        begin_row(experiment.folder, arm=arm, values=values, rung=rung, share=share)
+        name = arm if share == 1 else f"{arm}, {share:g} of the schedule"
+        try:
+            score = self.score(run(experiment, name, trunk, {"arm": arm, "rung": f"{share:g}"}))
+        except storage.Refused:  # passes; Ray Tune tries again
+            raise
+        except (Diverged, InputError) as error:  # trying again would not help; other arms go on
+            logger.warning("%s ended: %s", experiment.folder, error)
+            storage.write_json(storage.join(experiment.folder, ENDED), {"reason": str(error)})
+            score = float("-inf")
+        tune.report({self.metric: score})
 
     def schedule(self, rung: int) -> Experiment:
         """The experiment of a rung, before any value is chosen."""
@@ -110,23 +135,3 @@ class Arms(Plan):
         may come twice, the number of Ray Tune's trial."""
         number = f"-{trial.rsplit('_', 1)[-1]}" if search.is_drawn(self.space) else ""
         return f"{search.label(values)} {config.fingerprint(dict(values))[:4]}{number}"
-
-
-class Rungs(ASHAScheduler):
-    """ASHA that knows what was measured before a restart: Ray Tune restores arms, not the scheduler's memory."""
-
-    def __init__(self, plan: Arms) -> None:
-        super().__init__(
-            time_attr=CLOCK,
-            max_t=plan.reduction ** (len(plan.rungs) - 1),
-            grace_period=1,
-            reduction_factor=plan.reduction,
-        )
-        self._plan = plan
-
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        super().on_trial_add(tune_controller, trial)
-        bracket = self._trial_info[trial.trial_id]
-        for row in self._plan.rows():
-            if row.arm == self._plan.arm(trial.config, trial.trial_id) and row.score is not None:
-                bracket.on_result(trial, self._plan.reduction**row.rung, row.score)

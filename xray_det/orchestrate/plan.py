@@ -1,7 +1,7 @@
 """A plan of a sweep: one experiment, what is varied of it, and what Ray Tune does with each choice."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,6 +22,24 @@ class Train(Protocol):
     def __call__(self, experiment: Experiment, name: str, begin: Result | None, tags: Mapping[str, str]) -> Result:
         """Train under a name, begun with another training's phases, tagged."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What Ray Tune is asked for at a time.
+
+    Attributes:
+        name: of Ray Tune's record of it.
+        drawn_from: where a trial's values come from, in Ray Tune's words.
+        trial: what it runs for a choice of values, in a process of its own; also given what trains, and the result of
+            the trunk.
+        settings: metric, scheduler, searcher, number of samples.
+    """
+
+    name: str
+    drawn_from: dict[str, Any]
+    trial: Callable[[Train, Result | None, search.Values], None]
+    settings: tune.TuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +71,8 @@ class Plan(ABC):
         """What beside experiment and space makes it this sweep, as JSON."""
 
     @abstractmethod
-    def settings(self, concurrent: int) -> tune.TuneConfig:
-        """What Ray Tune is told."""
-
-    @property
-    def drawn_from(self) -> dict[str, Any]:
-        """Where Ray Tune takes a trial's first values from."""
-        return search.to_tune(self.space)
-
-    @abstractmethod
-    def trial(self, run: Train, trunk: Result | None, values: search.Values) -> None:
-        """What Ray Tune runs for a choice of values, in a process of its own."""
+    def rounds(self, concurrent: int) -> Iterator[Round]:
+        """What Ray Tune is asked for, so many trials at a time; each once the one before it has ended."""
 
     @property
     def metric(self) -> str:

@@ -12,7 +12,7 @@ Ray Tune's scheduler exploits only what a trial itself gives it as a checkpoint:
 import json
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from xray_det import config, storage
 from xray_det.errors import InputError
 from xray_det.orchestrate import search
 from xray_det.orchestrate.experiment import Experiment
-from xray_det.orchestrate.plan import Plan, Train
+from xray_det.orchestrate.plan import Plan, Round, Train
 from xray_det.orchestrate.results import begin_row
 from xray_det.orchestrate.run_folder import Result, RunFolder
 
@@ -72,7 +72,8 @@ class Population(Plan):
     def choices(self) -> dict[str, Any]:
         return {"members": self.members, "generations": self.generations, "exploited": self.exploited}
 
-    def settings(self, concurrent: int) -> tune.TuneConfig:
+    def rounds(self, concurrent: int) -> Iterator[Round]:
+        """One: who goes on from whom is Ray Tune's business."""
         random.seed(self.experiment.seed)  # the scheduler draws from the process's generators
         np.random.seed(self.experiment.seed)  # noqa: NPY002
         # All finish a generation before any begins the next: who exploits whom does not depend on who is faster.
@@ -84,17 +85,15 @@ class Population(Plan):
             synch=True,
             log_config=False,
         )
-        return tune.TuneConfig(
+        settings = tune.TuneConfig(
             metric=self.metric,
             mode="max",
             scheduler=scheduler,
             num_samples=self.members,
             trial_dirname_creator=lambda trial: trial.trial_id,
         )
-
-    @property
-    def drawn_from(self) -> dict[str, Any]:
-        return {}  # the scheduler draws what is missing
+        # the scheduler draws what is missing of a trial's values: all
+        yield Round(name="generations", drawn_from={}, trial=self.trial, settings=settings)
 
     def trial(self, run: Train, trunk: Result | None, values: search.Values) -> None:
         """A member's generations, from the note that it was given with its values."""

@@ -21,12 +21,12 @@ from xray_det import storage
 from xray_det.data.cluster import connect
 from xray_det.errors import InputError
 from xray_det.orchestrate.experiment import Experiment
-from xray_det.orchestrate.plan import Plan
+from xray_det.orchestrate.plan import Plan, Round
 from xray_det.orchestrate.preflight import preflight, require
 from xray_det.orchestrate.progress import Display
 from xray_det.orchestrate.resources import Share, cluster_resources, concurrent_trials
 from xray_det.orchestrate.results import RESULTS, Row
-from xray_det.orchestrate.run_folder import Result, RunFolder
+from xray_det.orchestrate.run_folder import TUNE, Result, RunFolder
 from xray_det.orchestrate.sweep_figures import figures
 from xray_det.orchestrate.trainer import allot, train
 from xray_det.orchestrate.tuner import run_tuner
@@ -134,8 +134,9 @@ def sweep(
             alone = allot(experiment, validated=True, gpus_per_worker=gpus_per_worker)
             begun = replace(child, allotted=alone).train(trunk, "trunk", None, {"arm": "trunk"}, console)
         with Display(plan.states, experiment.name, console=console, every_s=2.0, lines_s=60.0):
-            trial = _trial(plan, child, begun)
-            run_tuner(folder, trial, plan.drawn_from, plan.settings(concurrent), concurrent)
+            for one in plan.rounds(concurrent):
+                address = storage.join(folder.path(TUNE), one.name)
+                run_tuner(address, _trial(one, child, begun), one.drawn_from, one.settings, concurrent)
         rows = plan.rows()
         if all(row.score in (None, float("-inf")) for row in rows):
             raise InputError(folder.uri, f"nothing has a result: {rows[0].reason}", "Mend it and remove the folder")
@@ -179,13 +180,13 @@ def _write_results(folder: str, rows: Sequence[Row], tracker: Tracker, metric: s
     storage.write_json(storage.join(folder, RESULTS), [row.flat for row in rows])
 
 
-def _trial(plan: Plan, child: Child, trunk: Result | None) -> Callable[[dict[str, Any]], None]:
+def _trial(of: Round, child: Child, trunk: Result | None) -> Callable[[dict[str, Any]], None]:
     """What Ray Tune runs for a choice of values; pickled here, since its registry is read by processes that need not
     import what ``validate`` comes from."""
-    pickled = ray.cloudpickle.dumps((plan, child, trunk))
+    pickled = ray.cloudpickle.dumps((of.trial, child, trunk))
 
     def trial(values: dict[str, Any]) -> None:
         chosen, run, begun = ray.cloudpickle.loads(pickled)
-        chosen.trial(run, begun, values)
+        chosen(run, begun, values)
 
     return trial

@@ -9,22 +9,21 @@ import ray
 from ray import tune
 
 from xray_det import storage
-from xray_det.orchestrate.run_folder import TUNE, RunFolder
 
 logger = logging.getLogger(__name__)
 
 
 def run_tuner(
-    folder: RunFolder,
+    address: str,
     trainable: Callable[[dict[str, Any]], None],
     space: dict[str, Any],
     settings: tune.TuneConfig,
     concurrent: int,
 ) -> None:
-    """Run or go on with the trials of a sweep.
+    """Run or go on with trials.
 
     Args:
-        folder: of the sweep; what it held of Ray Tune before is gone on with.
+        address: folder or URI of Ray Tune's record of them; what it holds is gone on with.
         settings: metric, scheduler, searcher, number of samples.
         concurrent: trials at a time.
 
@@ -37,7 +36,6 @@ def run_tuner(
     # limit this counts a trial that waits for others as none.
     share = int(1000 / concurrent) / 1000
     trainable = tune.with_resources(trainable, {f"node:{ray.util.get_node_ip_address()}": share})
-    address = folder.path(TUNE)
     fs, path = storage.locate(address)  # this one waits out what an object store refuses for a while
     tuner = None
     if tune.Tuner.can_restore(path, storage_filesystem=fs):
@@ -53,9 +51,10 @@ def run_tuner(
         except Exception as error:  # cut off as it was written; the run folders know what is finished
             logger.warning("%s cannot be read (%s): the arms are gone through again", address, error)
     if tuner is None:
+        parent, _, name = path.rpartition("/")
         run = tune.RunConfig(
-            name=TUNE,
-            storage_path=storage.locate(folder.uri)[1],
+            name=name,
+            storage_path=parent,
             storage_filesystem=fs,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=2),
