@@ -12,15 +12,14 @@ The same files, cores and equivalent transforms (resize the shorter side, flip h
 
 Without --source, stand-ins for photographs of 640x480 are made. The candidates take turns, and the median of their
 passes counts; a pass includes starting Ray Data's execution or the workers. CPU time an image is of all processes
-together: on a busy machine it tells more than the clock. With the defaults it takes about
-two minutes on two quiet cores. Measured so with voc2012_100 (images/s, CPU ms an image):
+together: on a busy machine it tells more than the clock. With the defaults it takes about two minutes on two quiet
+cores. Measured so with voc2012_100 and --scale 4, in ten minutes (images/s, CPU ms an image):
 
-    160 pixels: ours 1008, 1.31 | ours, torch workers 1076, 1.79 | peer 617, 3.05 | limit 1998, 0.99
-    800 pixels: ours  233, 5.39 | ours, torch workers  161, 8.22 | peer 151, 11.9 | limit  786, 2.14
+    160 pixels: ours 1053, 1.29 | ours, torch workers 1111, 1.72 | peer 585, 3.24 | limit 2078, 0.95
+    800 pixels: ours  336, 4.79 | ours, torch workers  262, 7.34 | peer 165, 11.8 | limit  902, 2.18
 
-A pass of a few seconds pays a whole start of Ray Data (0.95 and 0.31 s to the first batch); a training's chunk is a
-minute. At 800 pixels (these images are enlarged to it) an image is 3.5 MB, and what is left is moving it through shared
-memory.
+A pass of 18 seconds pays a whole start of Ray Data (1.09 and 0.46 s to the first batch), a training each minute's chunk.
+At 800 pixels (these images are enlarged to it) an image is 3.5 MB, and what is left is moving it through shared memory.
 """
 
 import os

@@ -126,6 +126,20 @@ def test_shares_of_some_clusters(cluster: Cluster, workers: int, data_cpus: floa
     assert share(workers, None, "cpu", cluster).data_cpus == pytest.approx(data_cpus)
 
 
+def test_after_a_node_is_lost_data_tasks_ask_for_no_more_than_is_left() -> None:
+    alone = share(2, None, "cpu", of([2, 2]))
+    assert alone.data_cpus_on(of([2, 2]), 2) == alone.data_cpus == pytest.approx(1.1)
+    assert alone.data_cpus_on(of([2]), 2) == pytest.approx(0.1)
+    assert alone.data_cpus_on(of([2]), 1) == pytest.approx(1.1)  # an elastic training that has become smaller
+    assert alone.data_cpus_on(of([1]), 2) == alone.data_cpus  # the workers themselves wait for a node
+    assert alone.data_cpus_on(of([8, 8]), 2) == alone.data_cpus
+    beside = share(2, None, "cpu", of([4, 4, 4]), trials=4)
+    assert beside.data_cpus_on(of([4, 4]), 2) == pytest.approx(0.1)  # all four have room for their workers
+    assert beside.data_cpus_on(of([4]), 2) == pytest.approx(0.1)  # two have
+    shared = share(2, None, "cuda", Cluster(nodes=({"CPU": 4.0, "GPU": 1.0},) * 2), gpus_per_worker=0.5, trials=2)
+    assert shared.data_cpus_on(Cluster(nodes=({"CPU": 4.0, "GPU": 1.0},)), 2) == pytest.approx(1.1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

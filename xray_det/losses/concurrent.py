@@ -109,22 +109,14 @@ class ConcurrentLoss(DataLoss):
         """Sum over the rows that teach; logits [B, R, C + 1]."""
         if self.config.train == "plain":
             return self.config.plain.loss_sum(logits, targets)
-        return softmax_sum(logits, targets, self._several, self._log_weights if self.config.train == "rates" else None)
+        log_weights = self._log_weights if self.config.train == "rates" else None
+        return softmax_sum(logits, targets, apart=True, log_weights=log_weights)
 
     def count(self, targets: RowTargets) -> Tensor:
         return self.config.plain.count(targets)
 
     def _log_weights(self, outputs: Tensor) -> Tensor:
         return self.log_kept.index_select(0, outputs)
-
-    def _several(self, logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
-        row, label = labels.nonzero(as_tuple=True)
-        others = logits.masked_fill(~known | labels, -math.inf).index_select(0, row)
-        if self.config.train == "rates":
-            others = others + self._log_weights(label)
-        own = logits[row, label]
-        losses = torch.logaddexp(others.logsumexp(1), own) - own
-        return losses.new_zeros(len(logits)).index_add(0, row, losses)
 
     @torch.no_grad()
     def scores(self, logits: Tensor) -> Tensor:

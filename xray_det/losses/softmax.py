@@ -8,7 +8,7 @@ the loss
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,12 +21,12 @@ from xray_det.losses.targets import RowTargets, at_least_float32
 
 # Elements handled at once: on a CPU they then hit the cache; a GPU wants few launches.
 _CHUNK_CPU, _CHUNK_OTHER = 1 << 20, 1 << 26
+# A share below this is taken anew, in logarithms.
+_TINY = 1e-30
 
 #: log w float [Q, K] of rows that name the outputs int64 [Q], the background's among them: what is added to the logits.
 #: It is 0 at the output itself.
 LogWeights = Callable[[Tensor], Tensor]
-#: Losses [S] of rows with several labels: (logits [S, K], labels bool [S, K], known bool [S, K]).
-Several = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,21 +66,15 @@ class Softmax:
 
     def loss_sum(self, logits: Tensor, targets: RowTargets) -> Tensor:
         """Sum over the rows that teach; logits [B, R, C + 1]."""
-        several = self._each if self.labels == "each" else self._split
-        return softmax_sum(logits, one_label(targets) if self.labels == "one" else targets, several)
+        return softmax_sum(
+            logits, one_label(targets) if self.labels == "one" else targets, split=self.labels == "split"
+        )
 
     def count(self, targets: RowTargets) -> Tensor:
         return targets.teaching().float()
 
     def scores(self, logits: Tensor) -> Tensor:
         return at_least_float32(logits).softmax(-1)[..., :-1]
-
-    def _each(self, logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
-        log_mass = logits.masked_fill(~known, -math.inf).logsumexp(-1)
-        return torch.where(labels, log_mass[:, None] - logits, 0.0).sum(1)
-
-    def _split(self, logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
-        return self._each(logits, labels, known) / labels.sum(1)
 
 
 def one_label(targets: RowTargets) -> RowTargets:
@@ -93,112 +87,113 @@ def one_label(targets: RowTargets) -> RowTargets:
     return RowTargets(**{**vars(targets), "values": drawn.to(targets.values.dtype)})
 
 
-def softmax_sum(logits: Tensor, targets: RowTargets, several: Several, log_weights: LogWeights | None = None) -> Tensor:
+def softmax_sum(
+    logits: Tensor,
+    targets: RowTargets,
+    *,
+    split: bool = False,
+    apart: bool = False,
+    log_weights: LogWeights | None = None,
+) -> Tensor:
     """The loss of all rows that teach, [].
 
     Args:
         logits: [B, R, K].
-        several: losses of rows with more than one label.
-        log_weights: log w of listed rows with at most one label; None: 0.
+        split: the labels of a row weigh 1 together, in equal parts; False: 1 each.
+        apart: the other labels of a row are in no label's denominator.
+        log_weights: log w of listed rows; None: 0.
     """
-    total: Tensor = _SoftmaxSum.apply(logits, targets, several, log_weights)
+    total: Tensor = _SoftmaxSum.apply(logits, targets, split, apart, log_weights)
     return total
 
 
 class _SoftmaxSum(torch.autograd.Function):
-    """The sum and its gradient in one sweep over the logits, in about the time of torch's own cross-entropy.
+    """The sum and its gradient in one sweep over the logits.
 
-    Each row names one output, or none (weight 0); rows with several labels are few, and autograd's. Memory beside the
-    gradient is that of a chunk.
+    First all rows as if they were plain background, then the listed ones, a copy of the row for each of its labels.
+    Memory beside the gradient is that of a chunk and of these copies.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: RowTargets, several: Several, log_weights: LogWeights | None
+        ctx: Any, logits: Tensor, targets: RowTargets, split: bool, apart: bool, log_weights: LogWeights | None
     ) -> Tensor:
         rows_an_image, k = logits.shape[1:]
         flat = logits.detach().reshape(-1, k)
-        listed = targets.image * rows_an_image + targets.row
-        labels = targets.values > 0
-        count, label = labels.sum(1), targets.values.argmax(1)
-        label = torch.where(count == 0, k - 1, label)
-        one = (count <= 1).to(flat.dtype) if targets.weight is None else (count <= 1) * targets.weight
-        weight = targets.background.reshape(-1).to(_precise(flat))
-        weight.index_copy_(0, listed, one.to(weight.dtype))
-        output = torch.full_like(weight, k - 1, dtype=torch.int64).index_copy_(0, listed, label)
-
-        known = _with_background(targets.known)
-        shift = _log_known(known, weight.dtype)
-        if log_weights is not None:
-            own = log_weights(label).to(weight.dtype)
-            shift = own if shift is None else shift + own
-        of_image = _log_known(_with_background(targets.background_known), weight.dtype)
-
-        gradient = torch.empty_like(flat)
-        total = weight.new_zeros(())
-        for chunk, mine in _chunks(flat, listed):
-            x = flat[chunk].to(weight.dtype, copy=True)
-            if of_image is not None:  # listed rows have masks of their own
-                image = torch.arange(chunk.start, chunk.stop, device=x.device) // rows_an_image
-                x += of_image[image].masked_fill_(~targets.background.view(-1)[chunk, None], 0.0)
-            if shift is not None:
-                x.index_add_(0, listed[mine] - chunk.start, shift[mine])
-            loss, slope = _sweep(x, output[chunk], weight[chunk])
-            total += loss
-            if len(slope) == len(flat):
-                gradient = slope.to(flat.dtype)
+        weight = targets.background.reshape(-1).to(torch.promote_types(flat.dtype, torch.float32))
+        of_image = _log_known(targets.background_known, weight.dtype)
+        slope, total = torch.empty_like(flat), weight.new_zeros(())
+        for chunk in _chunks(flat):
+            x = flat[chunk].to(weight.dtype)
+            if of_image is not None:
+                x = x + of_image[torch.arange(chunk.start, chunk.stop, device=x.device) // rows_an_image]
+            losses, own = _sweep(x, torch.full_like(x[:, :1], k - 1, dtype=torch.int64))
+            total += losses @ weight[chunk]
+            if len(own) == len(flat):
+                slope = own.to(flat.dtype)
             else:
-                gradient[chunk] = slope
+                slope[chunk] = own
 
-        (many,) = (count > 1).nonzero(as_tuple=True)
-        if len(many):
-            with torch.enable_grad():
-                x = at_least_float32(flat.index_select(0, listed[many])).requires_grad_()
-                losses = several(x, _with_background(labels[many], False), known[many])
-                own_sum = (losses if targets.weight is None else losses * targets.weight[many]).sum()
-            (slope,) = torch.autograd.grad(own_sum, x)
-            gradient.index_copy_(0, listed[many], slope.to(gradient.dtype))
-            total = total + own_sum.detach()
-        ctx.save_for_backward(gradient.view_as(logits))
+        listed = targets.image * rows_an_image + targets.row
+        place, output = _named(targets.values)
+        name = output[:, None]
+        x = flat.index_select(0, listed[place]).to(weight.dtype)
+        if (shift := _log_known(targets.known, weight.dtype)) is not None:
+            x += shift[place]
+        if log_weights is not None:
+            x += log_weights(output)
+        several = len(place) > len(listed)
+        if several and apart:
+            rivals = (targets.values > 0)[place]
+            x[:, :-1].masked_fill_(rivals.scatter_(1, name.clamp(max=k - 2), False), -math.inf)
+        losses, own = _sweep(x, name)
+        mass = torch.ones_like(losses) if targets.weight is None else targets.weight[place].to(losses.dtype)
+        if several and split:
+            mass = mass / torch.bincount(place)[place]
+        total += losses @ mass
+        own *= mass[:, None]
+        if several:
+            slope[listed] = own.new_zeros(len(listed), k).index_add_(0, place, own).to(slope.dtype)
+        else:
+            slope.index_copy_(0, listed[place], own.to(slope.dtype))
+        ctx.save_for_backward(slope.view_as(logits), weight.index_fill_(0, listed, 1.0).view(*logits.shape[:2], 1))
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outer[0].to(gradient.dtype), None, None, None
+        slope, weight = ctx.saved_tensors
+        return slope * (weight * outer[0]).to(slope.dtype), None, None, None, None
 
 
-def _sweep(x: Tensor, output: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of weight times cross-entropy of rows [n, K] that name ``output`` [n], and its gradient; spoils ``x``."""
-    log_share = x.log_softmax(-1)
-    name = output[:, None]
-    loss = -(log_share.gather(1, name)[:, 0] * weight).sum()
-    outer = x.zero_().scatter_(1, name, -weight[:, None])
-    return loss, torch.ops.aten._log_softmax_backward_data(outer, log_share, -1, x.dtype)
+def _sweep(x: Tensor, name: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy [n] of rows [n, K] that name an output [n, 1], and its gradient."""
+    share = x.softmax(-1)
+    named = share.gather(1, name)[:, 0]
+    losses = -named.log()
+    (low,) = (named < _TINY).nonzero(as_tuple=True)
+    if len(low):  # nothing, or little, is left of the share, but not of its logarithm
+        losses[low] = -x[low].log_softmax(-1).gather(1, name[low])[:, 0]
+    return losses, share.scatter_add_(1, name, torch.full_like(share[:, :1], -1.0))
 
 
-def _chunks(flat: Tensor, listed: Tensor) -> Any:
-    """Slices of the rows, and of the listed rows that lie in each."""
+def _named(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Each label of rows [P, C], and the background, C, of rows without one: row int64 [Q], output int64 [Q]."""
+    row, label = values.nonzero(as_tuple=True)
+    (empty,) = (values.sum(1) == 0).nonzero(as_tuple=True)
+    return torch.cat([row, empty]), torch.cat([label, torch.full_like(empty, values.shape[1])])
+
+
+def _chunks(flat: Tensor) -> Iterator[slice]:
     step = max(1, (_CHUNK_CPU if flat.device.type == "cpu" else _CHUNK_OTHER) // flat.shape[1])
-    if len(flat) <= step:
-        yield slice(0, len(flat)), slice(None)
-        return
     for first in range(0, len(flat), step):
-        chunk = slice(first, min(first + step, len(flat)))
-        yield chunk, ((listed >= chunk.start) & (listed < chunk.stop)).nonzero()[:, 0]
-
-
-def _precise(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _with_background(classes: Tensor, value: bool = True) -> Tensor:
-    """bool [..., C] -> [..., C + 1]; the background is always in the denominator."""
-    return torch.cat([classes, torch.full_like(classes[..., :1], value)], -1)
+        yield slice(first, min(first + step, len(flat)))
 
 
 def _log_known(known: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """0 where known, -inf elsewhere; None where a CPU finds nothing unknown (a device would have to wait for it)."""
-    if known.device.type == "cpu" and bool(known.all()):
+    """0 where known [..., C] and for the background behind, -inf elsewhere: [..., C + 1]; None where a CPU finds
+    nothing unknown (a device would have to wait for it)."""
+    if known.device.type == "cpu" and (not known.numel() or bool(known.view(torch.uint8).min())):
         return None
-    return torch.zeros(known.shape, dtype=dtype, device=known.device).masked_fill_(~known, -math.inf)
+    table = torch.zeros(*known.shape[:-1], known.shape[-1] + 1, dtype=dtype, device=known.device)
+    table[..., :-1].masked_fill_(~known, -math.inf)
+    return table

@@ -75,6 +75,7 @@ class Share:
             one, or all of a share below one. However Ray places the workers, the tasks of all of them fit beside.
         validation_cpus: CPUs left for a validation beside the training; 0: it waits until the training has ended.
         waits: what an autoscaler has yet to bring, in words; empty where everything is there.
+        trials: how many such trainings run at the same time.
     """
 
     workers: int
@@ -84,6 +85,22 @@ class Share:
     data_cpus: float
     validation_cpus: float = 0.0
     waits: str = ""
+    trials: int = 1
+
+    def data_cpus_on(self, cluster: Cluster, world: int) -> float:
+        """``data_cpus`` on what the cluster has become: where a node is lost and the workers fit on the others, a task
+        must ask for no more than is left beside them, or it would wait for ever.
+
+        Args:
+            world: workers that there are now.
+        """
+        gpus = self.gpus_per_worker or 1.0
+        trials = min(self.trials, concurrent_trials(world, self.device, cluster, gpus_per_worker=gpus))
+        try:
+            now = share(world, None, self.device, cluster, gpus_per_worker=gpus, trials=trials)
+        except InputError:  # nodes have yet to come, and the workers with them
+            return self.data_cpus
+        return min(self.data_cpus, now.data_cpus)
 
 
 def cluster_resources() -> Cluster:
@@ -135,7 +152,13 @@ def share(
             raise error
         waits = f"{error.problem.split(_FOR_EVER)[0].removesuffix(' and')}; an autoscaler has to bring what is missing"
         return Share(
-            workers=workers, min_workers=least, device=device, gpus_per_worker=gpus, data_cpus=1.0, waits=waits
+            workers=workers,
+            min_workers=least,
+            device=device,
+            gpus_per_worker=gpus,
+            data_cpus=1.0,
+            waits=waits,
+            trials=trials,
         )
     # Ray takes as many workers as it has places for: not more than have data, and not more than are allowed.
     started = room.places >= (fitting + 1) * trials
@@ -150,6 +173,7 @@ def share(
         gpus_per_worker=gpus,
         data_cpus=data / _UNIT,
         validation_cpus=validation_cpus if beside else 0.0,
+        trials=trials,
     )
 
 

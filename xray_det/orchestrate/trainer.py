@@ -93,7 +93,7 @@ def train(
     assignment = Assignment(
         experiment=experiment,
         run=folder,
-        data_cpus=allotted.data_cpus,
+        allotted=allotted,
         begin=_begin(experiment, begin),
         validate=validate is not None,
         statistics=class_statistics(prepared),

@@ -34,6 +34,7 @@ from xray_det.models.predictions import Detector
 from xray_det.models.weights import save_detector, transfer_from
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
 from xray_det.orchestrate.progress import Progress
+from xray_det.orchestrate.resources import Share, cluster_resources
 from xray_det.orchestrate.run_folder import CHECKPOINTS, LATEST, PROGRESS, RunFolder, checkpoint_name
 from xray_det.orchestrate.validation import SCORE, UNMEASURED
 from xray_det.tracking.journal import Journal
@@ -55,7 +56,7 @@ class Assignment:
 
     Attributes:
         experiment: resolved, with absolute addresses.
-        data_cpus: CPUs that this worker's data tasks may use together.
+        allotted: what the training gets of the cluster.
         begin: checkpoint of another run to begin with, whose phases are the first of this one; None: from the start.
         validate: checkpoints are measured.
         statistics: of the training data, where the classification loss needs them.
@@ -63,7 +64,7 @@ class Assignment:
 
     experiment: Experiment
     run: RunFolder
-    data_cpus: float
+    allotted: Share
     begin: str | None = None
     validate: bool = False
     statistics: ClassStatistics | None = None
@@ -153,7 +154,7 @@ class RayContext:
         self._experiment, self._run = assignment.experiment, assignment.run
         self._begin, self._validate = assignment.begin, assignment.validate
         self._loader = prepared.loader
-        self._executor = RayData(cpus=assignment.data_cpus)
+        self._executor = RayData(cpus=assignment.allotted.data_cpus_on(cluster_resources(), self.world))
         self._progress = Progress(self._run.path(PROGRESS))
         self._journal = Journal(self._run.uri, "rank0") if self.rank == 0 else None
         self._plan: tuple[tuple[int, int], np.ndarray] | None = None
