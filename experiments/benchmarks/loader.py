@@ -18,7 +18,7 @@ cores. Measured so with voc2012_100 and --scale 4, in ten minutes (images/s, CPU
     160 pixels: ours 1053, 1.29 | ours, torch workers 1111, 1.72 | peer 585, 3.24 | limit 2078, 0.95
     800 pixels: ours  336, 4.79 | ours, torch workers  262, 7.34 | peer 165, 11.8 | limit  902, 2.18
 
-A pass of 18 seconds pays a whole start of Ray Data (1.09 and 0.46 s to the first batch), a training each minute's chunk.
+A pass of 18 seconds pays a whole start of Ray Data (1.09, 0.46 s to the first batch), a training one a minute's chunk.
 At 800 pixels (these images are enlarged to it) an image is 3.5 MB, and what is left is moving it through shared memory.
 """
 
