@@ -78,8 +78,8 @@ class StopsWhatTrains(FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         with suppress(FileNotFoundError):
             if len(read_points(self._run).get("train/loss", {})) >= 2:
-                for trial in tune_controller.get_live_trials():
-                    tune_controller.request_stop_trial(trial)
+                for trial in list(tune_controller.get_live_trials()):
+                    tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)
 
 
