@@ -35,7 +35,7 @@ from servers.object_store import ObjectStore
 
 from xray_det.tracking.journal import read_points
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
