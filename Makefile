@@ -9,9 +9,6 @@ export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
-# Tests that start processes wait more than they compute: two files at a time.
-STREAMS := -n 2 --dist loadfile
-
 .PHONY: help setup demo test test-fast test-slow check format ui lock
 
 help:  ## this list
@@ -34,14 +31,14 @@ demo: setup  ## the main job on the embedded miniature: a few minutes on two cor
 	$(BIN)/python experiments/quickstart.py
 
 test-fast: setup  ## for every edit, under two minutes
-	$(BIN)/python -m pytest -q $(STREAMS) -m "not medium and not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not medium and not slow"
 
-test: setup  ## everything but the slow ones, under fifteen minutes
-	$(BIN)/python -m pytest -q $(STREAMS) -m "not slow"
+test: test-fast  ## everything but the slow ones, under fifteen minutes
+	$(BIN)/python -m pytest -q -m "medium and not slow"
 
 test-slow: setup  ## kills, clusters, servers and the demo, under thirty-five minutes
 	.ci/debian-packages
-	$(BIN)/python -m pytest -q $(STREAMS) -m slow
+	$(BIN)/python -m pytest -q -m slow
 
 check: setup  ## lint, format, types
 	$(BIN)/ruff check .

@@ -62,12 +62,6 @@ def drive_elastic(dataset: str, out: str) -> None:
     train(made(dataset, out, min_workers=1))
 
 
-def drive_endless(dataset: str, out: str) -> None:
-    """Until it is killed."""
-    phases = (Phase(epochs=10_000, lr=0.005, clip=1.0),)
-    train(replace(made(dataset, out, name="endless"), phases=phases))
-
-
 class StopsWhatTrains(FIFOScheduler):
     """Stops trials once a training has made a few steps."""
 

@@ -246,8 +246,14 @@ def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_costs_no_failure(
 
 
 def test_an_elastic_training_goes_on_with_the_workers_that_are_left(
-    machines: NodesOfOneMachine, dataset: str, tmp_path: Path, show: Callable[[str], None]
+    machines: NodesOfOneMachine,
+    dataset: str,
+    tmp_path: Path,
+    show: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Ray Train first tries to start as many workers as before, for a minute unless it is told
+    monkeypatch.setitem(machines.environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     with machines.smaller(cpus=1):
         line = TimeLine("An elastic training loses one of its two nodes, each with room for one worker", show)
         training, run = Training(machines, "elastic", dataset, tmp_path), tmp_path / "run"
@@ -279,9 +285,6 @@ def test_a_stopped_trial_gives_back_what_it_had(
     line.note(f"stopped by Ray Tune; {said.rpartition('free: ')[2].strip()}")
     assert "free: 4.0 of 4.0" in said
     assert steps(tmp_path / "stopped" / "endless")
-    endless = Training(machines, "endless", dataset, tmp_path)
-    endless.wait_for_step(tmp_path / "endless", 2)
-    endless.kill()
-    killed = line.note("a driver killed")
+    stopped = time.monotonic()
     _all_is_given_back(machines)
-    line.note(f"all is free, no process is left, {time.monotonic() - killed:.0f} s after")
+    line.note(f"no process is left, at most {time.monotonic() - stopped:.0f} s after its driver ended")
