@@ -152,10 +152,18 @@ def test_what_the_ladder_and_the_losses_say() -> None:
     assert said[0] == "+ a helps: holds. +10.0 on baseline; the spread is +1.2."
     assert said[1] == "+ b helps: does not hold here. +0.0 on + a; the spread is +1.2."
     names = [f"{loss}, {rule}" for rule in ("natural", "class-aware") for loss in loss_functions.losses()]
-    natural, balanced = loss_functions.verdicts(found(names, {"focal, class-aware": (0.1, 0.1)}))
+    values = {"focal, class-aware": (0.1, 0.1), "concurrent softmax, class-aware": (0.3, 0.3)}
+    natural, balanced, unrepaired, repaired = loss_functions.verdicts(found(names, values))
     assert natural.startswith("Natural, from dist-CE: BCE +0.0, EQL v2 +0.0,")
-    assert balanced.startswith("Class-aware, from dist-CE: BCE +0.0,")
+    assert balanced.startswith("Class-aware, from dist-CE: concurrent softmax +10.0, BCE +0.0,")
     assert ", focal -10.0;" in balanced
+    what = "concurrent softmax repairs look-alikes and missing leaves"
+    assert unrepaired.startswith(
+        f"Natural: {what}: does not hold here. Above softmax, noisy and clean: both +0.0 and +0.0;"
+    )
+    assert repaired.startswith(
+        f"Class-aware: {what}: holds. Above softmax, noisy and clean: both +10.0 and +10.0; in train"
+    )
 
 
 def test_blocks_keep_neighbours_together() -> None:
