@@ -28,6 +28,7 @@ from xray_det.data.distinct import distinct
 from xray_det.data.ingest import each
 from xray_det.data.manifest import Manifest
 from xray_det.data.objects import COLUMNS, Bools, Ints, Places
+from xray_det.data.ragged import related
 from xray_det.data.schema import SHARD
 from xray_det.errors import InputError
 from xray_det.labels.concurrence import PairCounts
@@ -197,12 +198,8 @@ def _examine(
 
 def _implied(places: Places, ancestors: Bools) -> tuple[Ints, Ints]:
     """Every (place, ancestor of one of its labels)."""
-    label, above = np.nonzero(ancestors)
-    several = np.bincount(label, minlength=len(ancestors))
-    first = np.cumsum(several) - several
-    count = several[places.label]
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    return np.repeat(places.place, count), above[np.repeat(first[places.label], count) + within]
+    row, above = related(places.label, ancestors)
+    return places.place[row], above
 
 
 def _each_once(place: Ints, label: Ints, classes: int) -> Ints:

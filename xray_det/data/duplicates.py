@@ -7,6 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from xray_det.data.ragged import elements
+
 #: Bits of 64 by which two perceptual hashes of one picture may differ. Re-encoding, resizing and mild colour changes
 #: move few bits; independent pictures differ in 32 on average, and in at most 4 with probability 4e-14.
 ALIKE_DISTANCE: Final = 4
@@ -93,9 +95,8 @@ def nearest_within(query: np.ndarray, base: np.ndarray, distance: int) -> tuple[
         start = np.searchsorted(keys[order], wanted, "left")
         count = np.searchsorted(keys[order], wanted, "right") - start
         for part in _runs(count):
-            q = np.repeat(np.arange(len(query))[part], count[part])
-            within = np.arange(len(q)) - np.repeat(np.cumsum(count[part]) - count[part], count[part])
-            b = order[np.repeat(start[part], count[part]) + within]
+            q, at = elements(start[part], count[part])
+            q, b = np.arange(len(query))[part][q], order[at]
             bits = np.bitwise_count(query[q] ^ base[b]).astype(np.int64)
             near = bits <= distance
             q, b, bits = q[near], first_row[b[near]], bits[near]

@@ -17,6 +17,7 @@ import pyarrow as pa
 from xray_det.data.annotations import box_labels, ragged
 from xray_det.data.distinct import distinct
 from xray_det.data.geometry import region, trained
+from xray_det.data.ragged import elements
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -156,7 +157,6 @@ class Places:
         """Every label of place p[h] with every label of q[h]: h and the positions of both in ``label``, int64."""
         size = np.diff(self.starts)
         count = size[p] * size[q]
-        pair = np.repeat(np.arange(len(p)), count)
-        number = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
+        pair, number = elements(np.zeros_like(count), count)
         x, y = np.divmod(number, size[q][pair])
         return pair, self.starts[p][pair] + x, self.starts[q][pair] + y

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xray_det.data.distinct import distinct
+from xray_det.data.ragged import related
 from xray_det.errors import InputError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -131,13 +132,9 @@ class ImageClasses:
         Returns:
             the images in rows of the L classes, and their numbers int64 [N'], rising.
         """
-        others, rows = np.nonzero(stands_for)  # by class
-        times = np.bincount(others, minlength=len(stands_for))
-        repeats = times[self.classes]
-        image = np.repeat(np.repeat(np.arange(len(self)), np.diff(self.offsets)), repeats)
-        within = np.arange(len(image)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        first = (np.cumsum(times) - times)[self.classes]
-        found = ImageClasses.of(image, rows[np.repeat(first, repeats) + within], len(self))
+        held, rows = related(self.classes, stands_for)
+        image = np.repeat(np.arange(len(self)), np.diff(self.offsets))[held]
+        found = ImageClasses.of(image, rows, len(self))
         held = np.diff(found.offsets) > 0
         return ImageClasses(classes=found.classes, offsets=found.offsets[np.append(True, held)]), np.flatnonzero(held)
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from xray_det.data.ragged import elements
 from xray_det.evaluation.columns import Detected, Truth
 from xray_det.evaluation.sorting import falling, rising
 
@@ -76,10 +77,8 @@ def pairs(truth_key: Ints, detected_key: Ints, keys: int, block: int = PAIRS) ->
         done = ends[begin - 1] if begin else 0
         end = max(begin + 1, int(np.searchsorted(ends, done + block, side="right")))
         here = place[begin:end]
-        counts = size[here]
-        starts = np.cumsum(counts) - counts
-        within = np.arange(int(counts.sum())) - np.repeat(starts, counts)
-        yield detections[begin:end], counts, order[np.repeat(first[here], counts) + within]
+        _, at = elements(first[here], size[here])
+        yield detections[begin:end], size[here], order[at]
         begin = end
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xray_det.data.distinct import distinct
+from xray_det.data.ragged import related
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Detected, Truth
@@ -142,7 +143,7 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
         The published boxes in their order, each followed by those it adds, as the official tool writes them: of equal
         overlaps the first counts. Image labels without repeats.
     """
-    source, added = _spread(truth.label.astype(np.int64), ancestors)
+    source, added = related(truth.label.astype(np.int64), ancestors)
     classes = len(truth.space)
     present_already, _ = best_overlap(
         truth.boxes,
@@ -161,8 +162,8 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
         return np.concatenate([column, extra])[rows]
 
     present, absent = truth.verified[:, 2] == 1, truth.verified[:, 2] == 0
-    upward, ancestor = _spread(truth.verified[present, 1], ancestors)
-    downward, descendant = _spread(truth.verified[absent, 1], ancestors.T)
+    upward, ancestor = related(truth.verified[present, 1], ancestors)
+    downward, descendant = related(truth.verified[absent, 1], ancestors.T)
     verified = [
         truth.verified,
         np.column_stack([truth.verified[present][upward, 0], ancestor, np.ones(len(ancestor), np.int64)]),
@@ -178,16 +179,6 @@ def expand(truth: Truth, ancestors: NDArray[np.bool_]) -> Truth:
         flags=both(truth.flags, truth.flags[source]),
         verified=_distinct(np.concatenate(verified), classes),
     )
-
-
-def _spread(labels: Ints, relation: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """(row, related class) for every class that ``relation[labels[row]]`` names, rows rising."""
-    related = np.nonzero(relation)[1]
-    size = relation.sum(axis=1)
-    counts = size[labels]
-    rows = np.repeat(np.arange(len(labels)), counts)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return rows, related[np.repeat((np.cumsum(size) - size)[labels], counts) + within]
 
 
 def _distinct(verified: Ints, classes: int) -> Ints:

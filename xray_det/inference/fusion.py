@@ -5,6 +5,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from xray_det.data.ragged import elements
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -59,11 +61,9 @@ def _best(means: Floats, boxes: Floats, first: Ints, count: Ints) -> tuple[Ints,
     the IoU; -1 where there is none. All of a call have one or none has."""
     if not count.any():
         return first, np.full(len(boxes), -1.0)
-    starts = np.cumsum(count) - count
-    pair = np.repeat(np.arange(len(boxes)), count)
-    row = np.arange(count.sum()) + np.repeat(first - starts, count)
+    pair, row = elements(first, count)
     overlap = _iou(means[row], boxes[pair])
-    best = np.maximum.reduceat(overlap, starts)
+    best = np.maximum.reduceat(overlap, np.cumsum(count) - count)
     hits = np.flatnonzero(overlap == best[pair])
     _, earliest = np.unique(pair[hits], return_index=True)
     return row[hits[earliest]], best

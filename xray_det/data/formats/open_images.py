@@ -30,6 +30,7 @@ from xray_det.data.formats.open_images_csv import (
 )
 from xray_det.data.formats.rows import counts_to_offsets, published, ragged
 from xray_det.data.formats.scratch import Buckets, scratch_folder
+from xray_det.data.ragged import elements
 from xray_det.errors import InputError
 from xray_det.labels.hierarchy import Hierarchy
 from xray_det.labels.space import Class, LabelSpace
@@ -233,7 +234,7 @@ class OpenImagesSource:
             chosen = keep[start : start + rows]
             counts = offsets[chosen + 1] - offsets[chosen]
             own = counts_to_offsets(counts)
-            at = np.repeat(offsets[chosen] - own[:-1], counts) + np.arange(own[-1])
+            _, at = elements(offsets[chosen], counts)
             missing = [[noted(Defect.MISSING_IMAGE, f"no file for {ids[i]}")] if not paths[i] else [] for i in chosen]
             yield published(
                 image_id=[ids[i] for i in chosen],
