@@ -138,7 +138,7 @@ def score(
         print(
             f"{dataset.name}: the training data are not there; bands go by this dataset's own images", file=sys.stderr
         )
-    counts = trained_counts(prediction.space, trained or [dataset], dataset)
+    counts = trained_counts(prediction.space, trained or [(dataset, None)], dataset)
     chosen = protocols or tuple(dict.fromkeys(("coco", "open_images", "voc", own_protocol(dataset))))
     results = assess(prediction, selection, chosen)
     return [
@@ -147,16 +147,16 @@ def score(
     ]
 
 
-def trained_on(weights: str) -> "list[Any] | None":
-    """Manifests of the datasets a detector was trained on; None when it does not say or they have gone."""
+def trained_on(weights: str) -> "list[tuple[Any, str | None]] | None":
+    """Manifests and splits that a detector was trained on; None when it does not say or they have gone."""
     from xray_det.data.manifest import FILE, Manifest
     from xray_det.models.weights import read_config
 
     experiment = read_config(weights).get("experiment") or {}
-    folders = [selection["folder"] for selection in (experiment.get("data") or {}).get("train", ())]
-    if not folders or not all(storage.exists(storage.join(folder, FILE)) for folder in folders):
+    selections = (experiment.get("data") or {}).get("train", ())
+    if not selections or not all(storage.exists(storage.join(one["folder"], FILE)) for one in selections):
         return None
-    return [Manifest.load(folder) for folder in folders]
+    return [(Manifest.load(one["folder"]), one["split"]) for one in selections]
 
 
 def show(scored: list[Scored]) -> None:

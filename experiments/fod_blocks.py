@@ -143,12 +143,11 @@ def experiment(fold: "Manifest", seed: int, lam: float | None, *, smoke: bool) -
 
 def metrics(fold: "Manifest") -> dict[str, str]:
     """The table's columns; every box is tested in one of the folds."""
-    import numpy as np
 
     from xray_det.labels.frequency import bands
 
-    boxes = np.asarray(fold.instance_counts)
-    columns = {f"{band}, {boxes[rows].sum()} boxes": f"val/AP_{band}" for band, rows in bands(fold.n_images).items()}
+    boxes, images = fold.instances_of(), fold.images_of()
+    columns = {f"{band}, {boxes[rows].sum()} boxes": f"val/AP_{band}" for band, rows in bands(images).items()}
     return {f"AP, {boxes.sum()} boxes": "val/AP", **columns}
 
 

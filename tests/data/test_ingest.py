@@ -59,8 +59,8 @@ def test_counts_names_and_keeps(source: MadeSource, tmp_path: Path) -> None:
     assert manifest.boxes == sum(len(source.boxes[k]) for k in kept)
     assert manifest.splits == {"train": 14, "val": 7}
     trained = {k: source.labels[k] for k in kept} | {9: [0], 10: []}
-    assert manifest.instance_counts == tuple(sum(labels.count(c) for labels in trained.values()) for c in range(3))
-    assert manifest.image_counts == tuple(sum(c in labels for labels in trained.values()) for c in range(3))
+    assert manifest.instances_of().tolist() == [sum(labels.count(c) for labels in trained.values()) for c in range(3)]
+    assert manifest.images_of().tolist() == [sum(c in labels for labels in trained.values()) for c in range(3)]
     assert manifest.unused_classes == ("unused",)
 
     rows = [row for uri in manifest.shard_uris for row in pq.read_table(uri).to_pylist()]

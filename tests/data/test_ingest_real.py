@@ -87,13 +87,17 @@ def test_counts_and_boxes_are_the_published_ones(
         np.testing.assert_allclose([b[1:] for b in found], [b[1:] for b in ordered], rtol=1e-6, atol=1e-3)
     holding = Counter(c for held in published.values() for c in {box[0] for box in held})
     if not set(manifest.repaired) & {"no_area", "repeat"}:
-        assert dict(zip(manifest.space.names, manifest.image_counts, strict=True)) == {
+        assert dict(zip(manifest.space.names, manifest.images_of(), strict=True)) == {
             c: holding[c] for c in manifest.space.names
         }
     statistics = measure(manifest)
     assert (int(statistics.images), int(statistics.published_boxes)) == (images, boxes)
-    assert tuple(statistics.image_counts) == manifest.image_counts
-    assert sum(int(measure(manifest, split).images) for split in splits) == images
+    np.testing.assert_array_equal(statistics.image_counts, manifest.images_of())
+    for split in splits:
+        of_split = measure(manifest, split)
+        np.testing.assert_array_equal(of_split.image_counts, manifest.images_of(split))
+        np.testing.assert_array_equal(of_split.instance_counts, manifest.instances_of(split))
+        assert int(of_split.images) == manifest.splits[split]
 
 
 def test_real_copies_and_grey_images_are_found(shared_data: Path, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def made() -> Manifest:
         images=3,
         boxes=7,
         splits={"train": 2, "": 1},
-        image_counts=(2, 0),
-        instance_counts=(6, 0),
+        image_counts={"train": (2, 0), "": (1, 0)},
+        instance_counts={"train": (5, 0), "": (1, 0)},
         repaired={"repeat": 1},
         quarantined={},
         shards=(Shard(file="shards/00000.parquet", rows=2), Shard(file="shards/00001.parquet", rows=1)),
@@ -39,7 +39,10 @@ def test_load_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert loaded == manifest
     assert loaded.folder == str(tmp_path)
     assert loaded.shard_uris == (f"{tmp_path}/shards/00000.parquet", f"{tmp_path}/shards/00001.parquet")
-    assert loaded.n_images.tolist() == [2, 0]
+    assert loaded.images_of().tolist() == [3, 0]
+    assert (loaded.images_of("train").tolist(), loaded.instances_of("").tolist()) == ([2, 0], [1, 0])
+    with pytest.raises(InputError, match="'val' is none of"):
+        loaded.images_of("val")
     assert loaded.unused_classes == ("plate",)
 
 
@@ -53,7 +56,9 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     [
         ({"schema_version": 99}, "schema version 99"),
         ({"surprise": 1}, "surprise"),
-        ({"image_counts": [1]}, "1 numbers"),
+        ({"image_counts": {"train": [1, 0], "": [1]}}, "1 numbers"),
+        ({"image_counts": {"train": [1, 0]}}, "not given for each split"),
+        ({"instance_counts": [1, 0]}, "not given for each split"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:

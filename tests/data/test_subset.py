@@ -76,7 +76,7 @@ def test_a_subset_is_a_dataset(tmp_path: Path) -> None:
     whole = ingest(MadeSource(tmp_path / "published"), str(tmp_path / "whole"), rows=4, progress=False)
     made = subset(whole.folder, str(tmp_path / "mini"), 10, split="train", seed=3)
     assert (made.name, made.images, dict(made.splits)) == ("mini", 10, {"train": 10})
-    assert {c for c, n in enumerate(made.image_counts) if n} <= {c for c, n in enumerate(whole.image_counts) if n}
+    assert not made.images_of()[whole.images_of() == 0].any()
     mine, all_ = (Annotations.open([Selection(folder=m.folder)]).batch.to_pylist() for m in (made, whole))
     by_id = {row["image_id"]: row for row in all_}
     assert [by_id[row["image_id"]] for row in mine] == mine
@@ -106,5 +106,5 @@ def test_the_script_prints_and_writes_the_shares(tmp_path: Path, capsys: pytest.
     assert "12 of 21 images" in " ".join(capsys.readouterr().out.split())
     stored = json.loads((tmp_path / "shares.json").read_text())
     made = Manifest.load(str(tmp_path / "mini"))
-    assert stored["after"] == pytest.approx(np.array(made.instance_counts) / sum(made.instance_counts))
+    assert stored["after"] == pytest.approx(made.instances_of() / made.instances_of().sum())
     assert sum(stored["before"]) == pytest.approx(1)

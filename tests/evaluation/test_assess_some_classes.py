@@ -21,8 +21,9 @@ def test_datasets_without_a_class_of_the_detector_count_nothing_and_are_not_meas
     selections = [Selection(folder=str(tmp_path / name)) for name in "ab"]
     a, b = (Manifest.load(selection.folder) for selection in selections)
     some = a.space.subset([1, 3])
-    counted = replace(a, image_counts=(5, 6, 7, 8))
-    assert trained_counts(some, [counted, b], a).tolist() == [0, 6, 0, 8]
+    counted = replace(a, image_counts={"train": (5, 6, 7, 8), "val": (9, 9, 9, 9)})
+    assert trained_counts(some, [(counted, "train"), (b, None)], a).tolist() == [0, 6, 0, 8]
+    assert trained_counts(some, [(counted, None), (b, None)], a).tolist() == [0, 15, 0, 17]
     assert sharing(some, selections) == (selections[0],)
     with pytest.raises(InputError, match=r"b: none has a class of the detector \(a 1, a 3"):
         sharing(some, selections[1:])

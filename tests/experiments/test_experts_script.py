@@ -66,7 +66,7 @@ def test_experts_and_their_combinations(tmp_path: Path) -> None:
     assert set(result["weights"]) == set(detectors[:4])
     for name, rank in (("experts 2-2", 1), ("experts 3-3", 2)):
         labels = storage.read_json(storage.join(result["weights"][name], "config.json"))["id2label"]
-        counts = storage.read_json(storage.join(dataset, "manifest.json"))["instance_counts"]
+        counts = storage.read_json(storage.join(dataset, "manifest.json"))["instance_counts"][""]
         assert labels == {"0": NAMES[np.argsort(counts)[::-1][rank]]}
     for kind, key in (("val", "v/coco"), ("test", "t/coco")):
         (scores,) = result["scores"][kind]

@@ -1,4 +1,4 @@
-"""What a loss must know is found once for a training: from manifests where they tell it, else counted, and cached."""
+"""What a loss must know is found once for a training: counts from manifests, rates counted and cached."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +12,11 @@ from made_dataset import experiment, write_dataset
 from xray_det import storage
 from xray_det.data import concurrence
 from xray_det.data.annotations import Selection
+from xray_det.data.counting import Statistics, count_splits, counted
 from xray_det.data.manifest import Manifest
 from xray_det.labels.concurrence import PairCounts
 from xray_det.losses.concurrent import ConcurrentSoftmax
 from xray_det.models.retinanet import RetinaNet
-from xray_det.orchestrate import class_statistics as module
 from xray_det.orchestrate.class_statistics import class_statistics
 from xray_det.orchestrate.experiment import Data, Experiment, prepare
 
@@ -33,7 +33,6 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
 
 def test_a_loss_that_needs_nothing_costs_nothing(made: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concurrence, "count", None)
-    monkeypatch.setattr(module, "measure", None)
     assert class_statistics(prepare(replace(made, model=RetinaNet()))) is None
 
 
@@ -57,8 +56,8 @@ def test_counts_add_up_and_rates_are_counted_once(made: Experiment, monkeypatch:
     for _ in range(2):
         found = class_statistics(prepare(made))
         assert found is not None
-        assert found.image_counts.tolist() == np.sum([m.image_counts for m in manifests], axis=0).tolist()
-        assert found.instance_counts.tolist() == np.sum([m.instance_counts for m in manifests], axis=0).tolist()
+        assert found.image_counts.tolist() == np.sum([m.images_of() for m in manifests], axis=0).tolist()
+        assert found.instance_counts.tolist() == np.sum([m.instances_of() for m in manifests], axis=0).tolist()
         assert found.concurrence is not None
         assert found.concurrence.dense().tolist() == [[0, 0.25, 0], [1, 0, 0], [0, 0, 0]]
     assert asked == [0.9]
@@ -68,21 +67,23 @@ def test_counts_add_up_and_rates_are_counted_once(made: Experiment, monkeypatch:
     assert asked == [0.9, 0.5, 0.9]
 
 
-def test_a_split_is_counted_from_its_shards(made: Experiment) -> None:
-    """Half of dataset a is a split; the counts of the rest do not enter."""
+def test_a_split_is_counted_without_the_others(made: Experiment) -> None:
+    """Half of dataset a is a split."""
     folder = made.data.train[0].folder
     shard = storage.join(folder, "shards/0.parquet")
     table = pq.read_table(shard)
     half = ["train"] * 6 + ["val"] * 6
     position = table.column_names.index("split")
     pq.write_table(table.set_column(position, table.schema.field("split"), [half]), shard)
-    replace(Manifest.load(folder), splits={"train": 6, "val": 6}).save(folder)
+    found = dict[str, Statistics]()
+    count_splits(pq.read_table(shard), 3, found)
+    replace(Manifest.load(folder), **counted(found)).save(folder)
     first = table.slice(0, 6).column("labels").to_pylist()
     expected = [sum(labels.count([c]) for labels in first) for c in range(3)]
     split = replace(made, data=Data(train=(Selection(folder=folder, split="train"),)))
-    found = class_statistics(prepare(split))
-    assert found is not None
-    assert found.instance_counts.tolist() == expected
-    assert found.image_counts.tolist() == [sum([c] in labels for labels in first) for c in range(3)]
-    assert found.concurrence is not None  # single squares that hardly overlap
-    assert not found.concurrence.rate.size
+    known = class_statistics(prepare(split))
+    assert known is not None
+    assert known.instance_counts.tolist() == expected
+    assert known.image_counts.tolist() == [sum([c] in labels for labels in first) for c in range(3)]
+    assert known.concurrence is not None  # single squares that hardly overlap
+    assert not known.concurrence.rate.size

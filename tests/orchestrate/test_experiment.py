@@ -86,7 +86,7 @@ def with_space(folder: Path, name: str, names: tuple[str, ...], **changes: Any) 
     """A dataset whose manifest alone matters."""
     write_dataset(folder, name=name, images=2)
     space = LabelSpace(name=name, classes=tuple(Class(name=n, source_id=n) for n in names))
-    counts = (1,) * len(names)
+    counts = {"": (1,) * len(names)}
     manifest = replace(Manifest.load(str(folder)), space=space, image_counts=counts, instance_counts=counts, **changes)
     manifest.save(str(folder))
     return str(folder)

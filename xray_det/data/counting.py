@@ -4,12 +4,14 @@ Everything is a count over fixed bins or over classes, so that the statistics of
 of ten, and the sum of two parts' statistics is the statistics of both.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xray_det.data.sampling import ImageClasses
 from xray_det.data.schema import NOT_TRAINED, REGION, SHARD, BoxFlag
@@ -116,6 +118,25 @@ class Statistics:
 
 #: The columns that Statistics.of reads.
 COLUMNS: Final = ("width", "height", "boxes", "area", "flags", "labels")
+
+
+def count_splits(table: pa.Table, num_classes: int, found: dict[str, Statistics]) -> None:
+    """Add the images of a table to the statistics of their splits; those without one count under ""."""
+    split = pc.fill_null(table.column("split").cast(pa.string()), "")
+    for name in pc.unique(split).to_pylist():
+        part = Statistics.of(table.select(COLUMNS).filter(pc.equal(split, name)), num_classes)
+        found[name] = found[name] + part if name in found else part
+
+
+def counted(found: Mapping[str, Statistics]) -> dict[str, Any]:
+    """The fields of a manifest that count, from the statistics of its splits."""
+    splits = sorted(found)
+    return {
+        "boxes": sum(int(found[split].published_boxes) for split in splits),
+        "splits": {split: int(found[split].images) for split in splits},
+        "image_counts": {split: tuple(found[split].image_counts.tolist()) for split in splits},
+        "instance_counts": {split: tuple(found[split].instance_counts.tolist()) for split in splits},
+    }
 
 
 def _flat(table: pa.Table) -> tuple[Counts, Counts, Counts, Counts]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,6 +25,11 @@ class Shard:
     rows: int
 
 
+def _tuples(counts: Any) -> Any:
+    """What JSON made lists of."""
+    return {split: tuple(numbers) for split, numbers in counts.items()} if isinstance(counts, Mapping) else counts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """An ingested dataset: its class table, what it holds, what was wrong with it, and where its shards lie.
@@ -44,9 +48,9 @@ class Manifest:
         images: images in the shards.
         boxes: the published boxes of these images: with flagged ones, and one box under two labels counted twice.
         splits: images by split; images of a source without splits count under "".
-        image_counts: [C] images that hold a box of the class (n_i of methods.md); flagged boxes that are not
-            trained on (schema.NOT_TRAINED) do not count, regions do.
-        instance_counts: [C] (box, label) pairs, counted alike.
+        image_counts: by split, [C] images that hold a box of the class (n_i of methods.md); flagged boxes that are
+            not trained on (schema.NOT_TRAINED) do not count, regions do.
+        instance_counts: by split, [C] (box, label) pairs, counted alike.
         repaired: what was found and mended, flagged or named, by kind; details in findings.parquet.
         quarantined: images left out of the shards, by reason; details in quarantine.parquet.
         shards: in order; the row number of an image in the dataset counts through them.
@@ -63,8 +67,8 @@ class Manifest:
     images: int
     boxes: int
     splits: Mapping[str, int]
-    image_counts: tuple[int, ...]
-    instance_counts: tuple[int, ...]
+    image_counts: Mapping[str, tuple[int, ...]]
+    instance_counts: Mapping[str, tuple[int, ...]]
     repaired: Mapping[str, int]
     quarantined: Mapping[str, int]
     shards: tuple[Shard, ...]
@@ -74,12 +78,13 @@ class Manifest:
 
     def __post_init__(self) -> None:
         for name in ("image_counts", "instance_counts"):
-            if len(getattr(self, name)) != len(self.space):
-                raise InputError(
-                    f"{self.folder or self.name}: manifest: {name}",
-                    f"{len(getattr(self, name))} numbers for {len(self.space)} classes",
-                    "Ingest the dataset again",
-                )
+            counts, where = getattr(self, name), f"{self.folder or self.name}: manifest: {name}"
+            if not isinstance(counts, Mapping) or set(counts) != set(self.splits):
+                raise InputError(where, "are not given for each split", "Ingest the dataset again")
+            for numbers in counts.values():
+                if len(numbers) != len(self.space):
+                    problem = f"{len(numbers)} numbers for {len(self.space)} classes"
+                    raise InputError(where, problem, "Ingest the dataset again")
 
     @property
     def shard_uris(self) -> tuple[str, ...]:
@@ -96,15 +101,24 @@ class Manifest:
                 f"{self.name}: split", f"{split!r} is none of {sorted(self.splits)}", "Choose one of these"
             )
 
-    @cached_property
-    def n_images(self) -> np.ndarray:
-        """``image_counts`` as int64 [C]."""
-        return np.asarray(self.image_counts, np.int64)
+    def images_of(self, split: str | None = None) -> np.ndarray:
+        """int64 [C], ``image_counts`` of a split; None: of all images. InputError for a split that there is not."""
+        return self._counts(self.image_counts, split)
 
-    @cached_property
+    def instances_of(self, split: str | None = None) -> np.ndarray:
+        """``instance_counts`` likewise."""
+        return self._counts(self.instance_counts, split)
+
+    def _counts(self, counts: Mapping[str, tuple[int, ...]], split: str | None) -> np.ndarray:
+        self.check_split(split)
+        chosen = counts.values() if split is None else (counts[split],)
+        total: np.ndarray = np.array([*chosen, np.zeros(len(self.space))], np.int64).sum(axis=0)
+        return total
+
+    @property
     def unused_classes(self) -> tuple[str, ...]:
         """Names of classes without a single trained box: reported, since no detector can learn them here."""
-        return tuple(c.name for c, n in zip(self.space.classes, self.instance_counts, strict=True) if n == 0)
+        return tuple(c.name for c, n in zip(self.space.classes, self.instances_of(), strict=True) if n == 0)
 
     def save(self, folder: str) -> "Manifest":
         """Write ``folder/manifest.json`` whole; returns the manifest with its folder set."""
@@ -163,8 +177,7 @@ class Manifest:
             | {
                 "space": LabelSpace.from_json(value["space"]),
                 "hierarchy": hierarchy,
-                "image_counts": tuple(value["image_counts"]),
-                "instance_counts": tuple(value["instance_counts"]),
+                **{name: _tuples(value[name]) for name in ("image_counts", "instance_counts")},
                 "shards": tuple(Shard(**shard) for shard in value["shards"]),
             }
         )

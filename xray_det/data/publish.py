@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from xray_det import storage
 from xray_det.data import shards
-from xray_det.data.counting import COLUMNS, Statistics
+from xray_det.data.counting import Statistics, count_splits, counted
 from xray_det.data.defect import Defect
 from xray_det.data.duplicates import ALIKE_DISTANCE, Twins, across_splits, same_bytes
 from xray_det.data.manifest import Manifest, Shard
@@ -229,20 +229,17 @@ def _reported(folder: str) -> Iterator[dict[str, str]]:
 def assemble(source: "Source", shop: Workshop, gathered: Gathered, between: Between) -> Manifest:
     """The manifest of a finished dataset, not yet saved: one pass over its shards for counts and fingerprint."""
     content = shards.ContentHash()
-    total = Statistics.zero(len(source.space))
+    found: dict[str, Statistics] = {}
     kept = []
     for part, (start, stop) in enumerate(pairwise(gathered.starts)):
         if start == stop:
             continue
         table = shards.read_table(shop.final_shard(part))
         content.add(table, pa.chunked_array([pa.array(gathered.sha1[start:stop].tolist(), pa.binary())]))
-        total += Statistics.of(table.select(COLUMNS), len(source.space))
+        count_splits(table, len(source.space), found)
         kept.append(Shard(file=shard_name(part), rows=table.num_rows))
     hierarchy = None if source.hierarchy is None else source.hierarchy.to_json()
     classes = source.space.to_json()["classes"]
-    splits = {name: int((gathered.split == number).sum()) for number, name in enumerate(gathered.splits)}
-    if (gathered.split < 0).any():
-        splits[""] = int((gathered.split < 0).sum())
     return Manifest(
         name=shop.dataset,
         format=source.format,
@@ -253,10 +250,7 @@ def assemble(source: "Source", shop: Workshop, gathered: Gathered, between: Betw
         hierarchy=source.hierarchy,
         exhaustive=source.exhaustive,
         images=gathered.images,
-        boxes=int(total.published_boxes),
-        splits=dict(sorted(splits.items())),
-        image_counts=tuple(total.image_counts.tolist()),
-        instance_counts=tuple(total.instance_counts.tolist()),
+        **counted(found),
         repaired=dict(sorted((gathered.repaired + between.counts).items())),
         quarantined=dict(sorted(gathered.quarantined.items())),
         shards=tuple(kept),

@@ -1,6 +1,6 @@
 """Slices of many lengths, taken all at once."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,11 @@ def elements(first: Ints, count: Ints) -> tuple[Ints, Ints]:
     return owner, np.arange(len(owner)) + np.repeat(first - (np.cumsum(count) - count), count)
 
 
-def related(labels: Ints, relation: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+def related(labels: npt.NDArray[np.integer[Any]], relation: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
     """What a relation of classes makes of labels.
 
     Args:
-        labels: int64 [n], classes.
+        labels: integers [n], classes.
         relation: bool [C, K].
 
     Returns:

@@ -132,8 +132,8 @@ class ImageClasses:
         Returns:
             the images in rows of the L classes, and their numbers int64 [N'], rising.
         """
-        held, rows = related(self.classes, stands_for)
-        image = np.repeat(np.arange(len(self)), np.diff(self.offsets))[held]
+        entry, rows = related(self.classes, stands_for)
+        image = np.repeat(np.arange(len(self)), np.diff(self.offsets))[entry]
         found = ImageClasses.of(image, rows, len(self))
         held = np.diff(found.offsets) > 0
         return ImageClasses(classes=found.classes, offsets=found.offsets[np.append(True, held)]), np.flatnonzero(held)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from xray_det import storage
 from xray_det.data import shards
 from xray_det.data.annotations import box_labels, ragged
-from xray_det.data.counting import COLUMNS, Statistics
+from xray_det.data.counting import Statistics, count_splits, counted
 from xray_det.data.geometry import trained
 from xray_det.data.ingest import PART_ROWS, each
 from xray_det.data.manifest import Manifest, Shard
@@ -112,15 +112,12 @@ def _write(manifest: Manifest, rows: np.ndarray, starts: np.ndarray, name: str, 
     ]
     for _ in each(_write_part, jobs):
         pass
-    content, total, kept = shards.ContentHash(), Statistics.zero(len(manifest.space)), []
-    splits: dict[str, int] = {}
+    content, kept, found = shards.ContentHash(), [], dict[str, Statistics]()
     for number, cut in enumerate(cuts):
         table = shards.read_table(storage.join(out, shard_name(number)))
         content.add(table, digests.column("sha1").cast(pa.binary()).slice(cut, len(table)))
-        total += Statistics.of(table.select(COLUMNS), len(manifest.space))
+        count_splits(table, len(manifest.space), found)
         kept.append(Shard(file=shard_name(number), rows=len(table)))
-        for split in table.column("split").to_pylist():
-            splits[split or ""] = splits.get(split or "", 0) + 1
     fingerprint = content.hexdigest(
         classes=manifest.space.to_json()["classes"],
         hierarchy=None if manifest.hierarchy is None else manifest.hierarchy.to_json(),
@@ -132,10 +129,7 @@ def _write(manifest: Manifest, rows: np.ndarray, starts: np.ndarray, name: str, 
         name=name,
         fingerprint=fingerprint,
         images=len(rows),
-        boxes=int(total.published_boxes),
-        splits=dict(sorted(splits.items())),
-        image_counts=tuple(total.image_counts.tolist()),
-        instance_counts=tuple(total.instance_counts.tolist()),
+        **counted(found),
         repaired={},  # told of the whole dataset
         quarantined={},
         shards=tuple(kept),

@@ -84,19 +84,19 @@ def sharing(space: LabelSpace, selections: Sequence[Selection]) -> tuple[Selecti
     return found
 
 
-def trained_counts(space: LabelSpace, trained: list[Manifest], dataset: Manifest) -> np.ndarray:
+def trained_counts(space: LabelSpace, trained: Sequence[tuple[Manifest, str | None]], dataset: Manifest) -> np.ndarray:
     """int64 [C of ``dataset``]: training images that hold each class, over all the datasets trained on.
 
     Args:
         space: the detector's classes.
-        trained: the datasets it was trained on.
+        trained: the datasets and splits it was trained on.
         dataset: the one that is scored.
     """
     counts = np.zeros(len(space) + 1, np.int64)  # the last place takes what has no class in the detector
-    for manifest in trained:
+    for manifest, split in trained:
         rows = dataset_rows(space, manifest.space, manifest.name, required=False)
         present = rows >= 0
-        counts[:-1][present] += manifest.n_images[rows[present]]
+        counts[:-1][present] += manifest.images_of(split)[rows[present]]
     own = np.full(len(dataset.space), len(space))
     rows = dataset_rows(space, dataset.space, dataset.name)
     own[rows[rows >= 0]] = np.flatnonzero(rows >= 0)

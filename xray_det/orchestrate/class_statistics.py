@@ -1,7 +1,7 @@
 """What the classification loss of an experiment must know of its training data, found once, before the workers start.
 
-Counts of whole datasets stand in their manifests; those of a split, and concurrent rates, are counted by Ray Data.
-Rates take a pass over all boxes and are kept below the project's home, by what was counted.
+Counts stand in the manifests. Concurrent rates are counted by Ray Data in a pass over all boxes, and kept below the
+project's home, by what was counted.
 """
 
 import hashlib
@@ -12,9 +12,6 @@ import numpy as np
 
 from xray_det import storage
 from xray_det.data import concurrence
-from xray_det.data.annotations import Selection
-from xray_det.data.manifest import Manifest
-from xray_det.data.statistics import measure
 from xray_det.labels.concurrence import Concurrence, PairCounts
 from xray_det.labels.statistics import ClassStatistics
 from xray_det.orchestrate.experiment import Prepared
@@ -34,23 +31,14 @@ def class_statistics(prepared: Prepared) -> ClassStatistics | None:
     images, instances = np.zeros((2, len(prepared.unified.space)), np.int64)
     for selection, manifest in zip(prepared.experiment.data.train, prepared.train, strict=True):
         rows = prepared.unified.maps[manifest.name]
-        held, labelled = _counts(selection, manifest)
-        np.add.at(images, rows, held)
-        np.add.at(instances, rows, labelled)
+        np.add.at(images, rows, manifest.images_of(selection.split))
+        np.add.at(instances, rows, manifest.instances_of(selection.split))
     supervision = prepared.supervision
     ancestors, rates = supervision.ancestors, None
     if needs.concurrence_iou is not None:
         rates = Concurrence.of(_pairs(prepared, needs.concurrence_iou), ancestors=ancestors)
     found = ClassStatistics(image_counts=images, instance_counts=instances, ancestors=ancestors, concurrence=rates)
     return found if supervision.learned is None else found.subset(supervision.learned, supervision.stands_for)
-
-
-def _counts(selection: Selection, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labelled boxes of each published class, int64 [C_d] each."""
-    if selection.split is None or manifest.splits[selection.split] == manifest.images:
-        return manifest.n_images, np.asarray(manifest.instance_counts, np.int64)
-    found = measure(manifest, selection.split)
-    return found.image_counts, found.instance_counts
 
 
 def _pairs(prepared: Prepared, iou: float) -> PairCounts:

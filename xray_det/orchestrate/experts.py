@@ -13,7 +13,6 @@ import numpy as np
 from xray_det import storage
 from xray_det.data.annotations import Selection
 from xray_det.data.manifest import Manifest
-from xray_det.data.statistics import measure
 from xray_det.errors import InputError
 from xray_det.evaluation.assess import assess, own_protocol
 from xray_det.evaluation.comparison import Floats
@@ -114,7 +113,7 @@ def instance_counts(prepared: Prepared) -> dict[str, int]:
     """Learned class -> its boxes in the training images of all datasets, in the order of ``prepared.space``."""
     counts = np.zeros(len(prepared.unified.space), np.int64)
     for selection, manifest in zip(prepared.experiment.data.train, prepared.train, strict=True):
-        counts[prepared.unified.maps[manifest.name]] += measure(manifest, selection.split).instance_counts
+        counts[prepared.unified.maps[manifest.name]] += manifest.instances_of(selection.split)
     of_name = dict(zip(prepared.unified.space.names, counts.tolist(), strict=True))
     return {name: of_name[name] for name in prepared.space.names}
 

@@ -88,7 +88,7 @@ def measure_experiment(weights: str, detections: str, journal: Journal, *, exper
     if experiment.data.classes is not None:
         selections = sharing(LabelSpace.from_json(read_config(weights)["label_space"]), selections)
     prediction = predict(weights, selections, detections, settings=settings, progress=False)
-    learned = [Manifest.load(selection.folder) for selection in experiment.data.train]
+    learned = [(Manifest.load(selection.folder), selection.split) for selection in experiment.data.train]
     metrics: dict[str, float] = {}
     classes: dict[str, tuple[ClassRow, ...]] = {}
     own: list[Mapping[str, float]] = []
