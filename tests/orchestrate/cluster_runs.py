@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from drive_cluster import STEPS
+from drive_cluster import LAM, STEPS
 from nodes import Node, NodesOfOneMachine
 
 from xray_det import storage
+from xray_det.orchestrate.results import ARM
 from xray_det.orchestrate.run_folder import FINISHED, LATEST
 from xray_det.tracking.journal import read_points
 
@@ -114,19 +115,19 @@ class Sweeping:
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-6000:]
 
-    def weights(self) -> dict[str, bytes]:
-        """The bytes of all models of all trainings, plain and averaged."""
+    def weights(self) -> dict[tuple[float, str], bytes]:
+        """Lambda, weights or ema: the bytes of the models of all trainings."""
         return {
-            f"{run.removeprefix(self.folder)}/{kind}": storage.read_bytes(
+            (storage.read_json(storage.join(run, ARM))["values"][LAM], kind): storage.read_bytes(
                 storage.join(run, "phases", "0", kind, "model.safetensors")
             )
             for run in self.runs()
             for kind in ("weights", "ema")
         }
 
-    def scores(self) -> list[tuple[str, float]]:
-        """The best first."""
-        return [(row["arm"], row["score"]) for row in storage.read_json(storage.join(self.folder, "results.json"))]
+    def scores(self) -> list[tuple[float, float]]:
+        """Lambda and score, the best first."""
+        return [(row[LAM], row["score"]) for row in storage.read_json(storage.join(self.folder, "results.json"))]
 
 
 def newest(run: str | Path) -> int:

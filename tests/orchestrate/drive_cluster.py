@@ -26,6 +26,7 @@ from xray_det.orchestrate.tuner import run_tuner
 from xray_det.tracking.journal import Journal, read_points
 from xray_det.train.phase import Phase
 
+LAM = "phases.0.sampling.lam"
 LAMBDAS = (0.0, 0.3, 0.7, 1.0)
 EPOCHS, BATCH, IMAGES = 2, 4, 48
 STEPS = EPOCHS * IMAGES // BATCH
@@ -33,8 +34,11 @@ STEPS = EPOCHS * IMAGES // BATCH
 
 def validate(weights: str, detections: str, journal: Journal) -> Measured:
     """A score that any bit of the weights changes."""
-    digest = hashlib.sha256(storage.read_bytes(storage.join(weights, "model.safetensors"))).digest()
-    return Measured(metrics={"val/AP": int.from_bytes(digest[:4], "big") / 2**32})
+    return Measured(metrics={"val/AP": score(storage.read_bytes(storage.join(weights, "model.safetensors")))})
+
+
+def score(model: bytes) -> float:
+    return int.from_bytes(hashlib.sha256(model).digest()[:4], "big") / 2**32
 
 
 def made(dataset: str, out: str, **changes: Any) -> Experiment:
@@ -47,7 +51,7 @@ def drive_sweep(dataset: str, out: str, name: str, tracking: str) -> None:
     selected = (Selection(folder=dataset),)
     plan = Arms(
         experiment=made(dataset, out, name=name, data=Data(train=selected, val=selected)),
-        space={"phases.0.sampling.lam": list(LAMBDAS)},
+        space={LAM: list(LAMBDAS)},
     )
     found = sweep(plan, validate=validate, tracking=tracking, mlflow_experiment="faults")
     print([(row.arm, row.score) for row in found.rows], flush=True)

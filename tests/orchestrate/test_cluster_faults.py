@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import plain_arms
 import pytest
 from cluster_runs import (
     Sweeping,
@@ -26,7 +27,7 @@ from cluster_runs import (
     training_workers,
     wait_until,
 )
-from drive_cluster import EPOCHS, IMAGES, LAMBDAS, STEPS
+from drive_cluster import EPOCHS, IMAGES, LAMBDAS, STEPS, score
 from made_dataset import write_dataset
 from mlflow.tracking import MlflowClient
 from nodes import NodesOfOneMachine, cluster
@@ -94,14 +95,11 @@ def bucket(object_store_server: ObjectStore) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    machines: NodesOfOneMachine, bucket: str, tracking: str, dataset: str, show: Callable[[str], None]
-) -> Sweeping:
-    line = TimeLine("The undisturbed sweep", show)
-    sweeping = Sweeping(machines, bucket, "undisturbed", tracking, dataset)
-    sweeping.wait()
-    line.note("ended")
-    return sweeping
+def undisturbed(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[float, str], bytes]:
+    """Lambda, weights or ema: the bytes of the model that plain processes train, without Ray."""
+    folder = tmp_path_factory.mktemp("plain") / "arms"
+    plain_arms.train(dataset, folder)
+    return {(lam, kind): model for lam, kind, model in plain_arms.weights(folder)}
 
 
 def test_a_sweep_survives_all_faults_in_a_row(
@@ -111,7 +109,7 @@ def test_a_sweep_survives_all_faults_in_a_row(
     bucket: str,
     tracking: str,
     dataset: str,
-    undisturbed: Sweeping,
+    undisturbed: dict[tuple[float, str], bytes],
     show: Callable[[str], None],
 ) -> None:
     line = TimeLine("The disturbed sweep", show)
@@ -162,13 +160,11 @@ def test_a_sweep_survives_all_faults_in_a_row(
     sweeping.wait()
     ended = line.note("the sweep ended")
 
-    assert sweeping.weights() == undisturbed.weights()
-    assert len(sweeping.weights()) == 2 * len(LAMBDAS)
-    assert sweeping.scores() == undisturbed.scores()
-    assert [score for _, score in sweeping.scores()] == sorted((s for _, s in sweeping.scores()), reverse=True)
-    for one in (undisturbed, sweeping):
-        _all_is_tracked_once(one, mlflow_server)
-    line.note("weights, scores and curves are those of the undisturbed sweep")
+    assert sweeping.weights() == undisturbed
+    scores = {lam: score(undisturbed[lam, "ema"]) for lam in LAMBDAS}
+    assert sweeping.scores() == sorted(scores.items(), key=lambda item: -item[1])
+    _all_is_tracked_once(sweeping, mlflow_server)
+    line.note("weights and scores are those of undisturbed plain processes, the curves have every point once")
     _all_is_given_back(machines)
     line.note(f"nothing of the trainings is left, at most {time.monotonic() - ended:.0f} s after the end")
 
@@ -206,7 +202,11 @@ def _all_is_given_back(machines: NodesOfOneMachine) -> None:
 
 
 def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_costs_no_failure(
-    machines: NodesOfOneMachine, dataset: str, undisturbed: Sweeping, tmp_path: Path, show: Callable[[str], None]
+    machines: NodesOfOneMachine,
+    dataset: str,
+    undisturbed: dict[tuple[float, str], bytes],
+    tmp_path: Path,
+    show: Callable[[str], None],
 ) -> None:
     line = TimeLine("A node is preempted", show)
     training, run = Training(machines, "preempted", dataset, tmp_path), tmp_path / "run"
@@ -236,9 +236,8 @@ def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_costs_no_failure(
     line.note(f"a newer checkpoint, {time.monotonic() - killed:.1f} s after")
     training.wait()
     line.note("ended; no failure was allowed")
-    weights = {kind: (run / "phases" / "0" / kind / "model.safetensors").read_bytes() for kind in ("weights", "ema")}
-    arm = next(run for run in undisturbed.runs() if "lam=0.7" in run).removeprefix(undisturbed.folder)
-    assert weights == {kind: undisturbed.weights()[f"{arm}/{kind}"] for kind in weights}
+    for kind in ("weights", "ema"):
+        assert (run / "phases" / "0" / kind / "model.safetensors").read_bytes() == undisturbed[0.7, kind]
     assert list(read_points(run)["train/loss"]) == list(range(1, STEPS + 1))
     node.start()
     machines.wait()
