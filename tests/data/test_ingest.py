@@ -288,7 +288,7 @@ ingest(MadeSource(Path(sys.argv[2])), sys.argv[3], rows=1, progress=False)
 """
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_killed_driver_of_ray_data_is_gone_on_with(source: MadeSource, tmp_path: Path) -> None:
     """SIGKILL ends the driver while its tasks run; the tasks' half-written files do no harm."""
     out = tmp_path / "out"

@@ -491,7 +491,7 @@ def by_node(document: dict[str, Any], check: str) -> dict[str, tuple[bool | None
     return {f["where"]: (f["ok"], f["detail"]) for f in document["findings"] if f["check"] == check}
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_node_looks_for_itself(cluster: tuple[Raylets, Path], dataset: str) -> None:
     _, base = cluster
@@ -522,7 +522,7 @@ def test_every_node_looks_for_itself(cluster: tuple[Raylets, Path], dataset: str
     assert list((base / "sound").iterdir()) == []
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_node_that_does_not_see_the_storage_is_named(cluster: tuple[Raylets, Path], dataset: str) -> None:
     _, base = cluster
@@ -542,7 +542,7 @@ def test_a_node_that_does_not_see_the_storage_is_named(cluster: tuple[Raylets, P
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_node_that_does_not_answer_is_named_not_waited_for(cluster: tuple[Raylets, Path], dataset: str) -> None:
     made, base = cluster
