@@ -242,6 +242,37 @@ def test_what_the_server_or_the_artifact_store_refuses_holds_up_nothing_else(
     assert len(points(uri, str(anew.outbox.run_id), "loss")) == 20
 
 
+@pytest.mark.medium
+def test_two_runs_that_name_a_dataset_at_the_same_moment_both_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite lets one of the two in and calls the other invalid (UNIQUE constraint failed); once more, and it is in."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    from xray_det.tracking.mlflow_run import MlflowRun
+
+    run, uri = tmp_path / "run", f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = Tracker(run, experiment="e", name="n", uri="off", system_metrics_s=0)
+    tracker.inputs([{"name": "fod", "digest": "0" * 16}])
+    tracker.finish()
+    log_inputs, refused = MlflowClient.log_inputs, []
+
+    def colliding(self: MlflowClient, *arguments: Any) -> None:
+        if not refused:
+            refused.append(1)
+            raise MlflowException("UNIQUE constraint failed: datasets.digest", error_code=4)  # BAD_REQUEST
+        log_inputs(self, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", colliding)
+    sender = MlflowRun(str(run), uri)
+    sender.send()
+    held = MlflowClient(tracking_uri=uri).get_run(str(sender.outbox.run_id)).inputs.dataset_inputs
+    assert [one.dataset.name for one in held] == ["fod"]
+    assert refused
+    assert "refuses" not in caplog.text
+
+
 DRIVER = """
 import sys, time
 from xray_det.tracking.tracker import Tracker

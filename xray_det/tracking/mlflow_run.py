@@ -202,13 +202,19 @@ class MlflowRun:
                 self._log_batch(**{kind: items[middle:]})
 
     def _unless_refused(self, what: str, send: Callable[[], None]) -> None:
-        """A record that the server calls invalid is dropped with a warning: kept, it would hold up all others."""
-        try:
-            send()
-        except MlflowException as error:
-            if error.error_code not in REFUSED:
-                raise
-            log.warning("the server refuses %s: %s", what, first_line(error))
+        """A record that the server calls invalid twice is dropped with a warning: kept, it would hold up all others.
+
+        Twice, since of two runs that name the same dataset first at the same moment one is called invalid.
+        """
+        for again in (True, False):
+            try:
+                send()
+                break
+            except MlflowException as error:
+                if error.error_code not in REFUSED:
+                    raise
+                if not again:
+                    log.warning("the server refuses %s: %s", what, first_line(error))
 
     def _send_params(self, values: Mapping[str, str]) -> None:
         """A parameter of MLflow cannot change; a run that goes on with another value says so in a tag."""
