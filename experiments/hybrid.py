@@ -27,7 +27,7 @@ two arms were compared, and not changed since:
 lengths, and above the control, by more than the spread. "Balanced over-fits by length" holds where class-aware at its
 greatest length is below its best one by more than the spread.
 
-Cost: on the miniature 33 trainings, of which 9 are sampling.py's: 42 epochs a seed to be made, 45 minutes on two quiet
+Cost: on the miniature 33 trainings, of which 9 are sampling.py's: 84 epochs a seed to be made, 90 minutes on two quiet
 cores. The first line says it again, by what has been measured.
 
 Expect, if the miniature is like Open Images (paper 002, Table 4, mAP): natural 7 epochs 56.06, 14 59.85, from scratch

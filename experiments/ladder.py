@@ -9,7 +9,7 @@ for that). Fixed before any two arms were compared, and not changed since: lambd
 helps" holds where its rung is above the one before by more than the spread, the standard deviation over seeds of the
 difference between two arms of one seed, of all pairs of arms together.
 
-Cost: on the miniature a rung is a training of about 4 minutes a seed; sampling.py, hybrid.py and loss_functions.py have
+Cost: on the miniature a rung is a training of about 8 minutes a seed; sampling.py, hybrid.py and loss_functions.py have
 most of them.
 
 Expect, if the miniature is like Open Images (paper 002, Table 5, public test mAP): baseline 53.88, class-aware sampling

@@ -18,7 +18,7 @@ miniature and none is a part of another, so that Co-BCE (``data.unverified``) wo
 and testing is above softmax by more than the spread, on labels with the noise that was trained on, as the paper scores;
 what it gains on clean truth, in training alone, in testing alone and with the other hierarchy rates stands beside it.
 
-Cost: on the miniature about 4 minutes a training. The first line says how many there are, by what has been measured.
+Cost: on the miniature about 8 minutes a training. The first line says how many there are, by what has been measured.
 
 Expect, if the miniature is like Open Images (paper 002, Table 1, mini-val mAP; class-aware unless said): focal 50.18,
 BCE 54.29, Co-BCE 55.74, dist-CE 55.90, softmax 55.45 (natural 38.16), concurrent softmax 56.58 (natural 39.14);

@@ -20,7 +20,7 @@ its gain in the tail is greater than in the head and in the middle; the lambdas 
 "A cap raises the tail" holds where at either level the tail gains more than the spread; whether the whole gains is told
 beside it. All by the first columns, on labels with the noise that was trained on, as the papers score.
 
-Cost: on the miniature 27 trainings of about 4 minutes, an hour on two quiet cores. The first line says it again, by
+Cost: on the miniature 27 trainings of about 8 minutes, two hours on two quiet cores. The first line says it again, by
 what has been measured so far. On other data the time of one training for each arm and seed.
 
 Expect, if the miniature is like the papers' data:

@@ -33,8 +33,8 @@ def test_the_tail_is_long_and_the_validation_flat() -> None:
 def test_a_second_phase_has_a_drop_of_its_own() -> None:
     first = claims.phase()
     then = claims.second(first, SoftBalance(lam=0.7))
-    assert (first.epochs, first.drops, first.sampling) == (6, (4.0,), Natural())
-    assert (then.epochs, then.drops, then.lr) == (3, (2.0,), first.lr / 2)
+    assert (first.epochs, first.drops, first.sampling) == (12, (8.0,), Natural())
+    assert (then.epochs, then.drops, then.lr) == (6, (4.0,), first.lr / 2)
     assert claims.second(claims.phase(1), Natural()).epochs == 1
 
 
