@@ -119,8 +119,22 @@ def weights(out: Path) -> dict[str, bytes]:
     return {str(file.relative_to(out)): file.read_bytes() for file in files}
 
 
+def test_a_killed_worker_and_a_killed_driver_change_no_bit(
+    dataset: str, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    with started(dataset, tmp_path) as driver:
+        driver.wait_for_step(9)  # the second epoch; the last checkpoint is of step 6
+        driver.kill_worker(1)
+        driver.wait_for_step(15)  # the second phase's first epoch, after the checkpoint of step 12
+        driver.kill()
+    with started(dataset, tmp_path) as driver:
+        driver.wait()
+    assert weights(tmp_path) == undisturbed
+    left = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()}
+    assert left == {"step-000000022", "step-000000024"}
+
+
 def test_killed_at_ten_points(dataset: str, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    """Workers and drivers, one after another, most of them in mid-epoch."""
     rng = random.Random(20)
     points = sorted(rng.sample(range(1, STEPS), 10))
     drivers = set(rng.sample(range(10), 4))  # which of the kills hit the driver, the others a worker drawn by the seed
@@ -137,6 +151,3 @@ def test_killed_at_ten_points(dataset: str, undisturbed: dict[str, bytes], tmp_p
     finally:
         driver.close()
     assert weights(tmp_path) == undisturbed
-    left = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()}
-    assert "step-000000024" in left
-    assert len(left) == 2  # as many as are kept, whatever was killed in between
