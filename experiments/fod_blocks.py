@@ -143,7 +143,6 @@ def experiment(fold: "Manifest", seed: int, lam: float | None, *, smoke: bool) -
 
 def metrics(fold: "Manifest") -> dict[str, str]:
     """The table's columns; every box is tested in one of the folds."""
-
     from xray_det.labels.frequency import bands
 
     boxes, images = fold.instances_of(), fold.images_of()

@@ -96,7 +96,7 @@ def nearest_within(query: np.ndarray, base: np.ndarray, distance: int) -> tuple[
         count = np.searchsorted(keys[order], wanted, "right") - start
         for part in _runs(count):
             q, at = elements(start[part], count[part])
-            q, b = np.arange(len(query))[part][q], order[at]
+            q, b = part.start + q, order[at]
             bits = np.bitwise_count(query[q] ^ base[b]).astype(np.int64)
             near = bits <= distance
             q, b, bits = q[near], first_row[b[near]], bits[near]
