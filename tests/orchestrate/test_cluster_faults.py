@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import plain_arms
+import plain_trainings
 import pytest
 from cluster_runs import (
     Sweeping,
@@ -27,13 +27,14 @@ from cluster_runs import (
     training_workers,
     wait_until,
 )
-from drive_cluster import EPOCHS, IMAGES, LAMBDAS, STEPS, score
+from drive_cluster import EPOCHS, IMAGES, LAM, LAMBDAS, STEPS, made, score
 from made_dataset import write_dataset
 from mlflow.tracking import MlflowClient
 from nodes import NodesOfOneMachine, cluster
 from servers.mlflow_server import MlflowServer
 from servers.object_store import ObjectStore
 
+from xray_det.orchestrate.search import chosen
 from xray_det.tracking.journal import read_points
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -97,9 +98,14 @@ def bucket(object_store_server: ObjectStore) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[float, str], bytes]:
     """Lambda, weights or ema: the bytes of the model that plain processes train, without Ray."""
-    folder = tmp_path_factory.mktemp("plain") / "arms"
-    plain_arms.train(dataset, folder)
-    return {(lam, kind): model for lam, kind, model in plain_arms.weights(folder)}
+    folder = tmp_path_factory.mktemp("plain")
+    arms = {lam: chosen(made(dataset, str(folder), name=str(lam)), {LAM: lam}) for lam in LAMBDAS}
+    plain_trainings.train(list(arms.values()), folder)
+    return {
+        (lam, kind): Path(arm.folder, "phases", "0", kind, "model.safetensors").read_bytes()
+        for lam, arm in arms.items()
+        for kind in ("weights", "ema")
+    }
 
 
 def test_a_sweep_survives_all_faults_in_a_row(
@@ -214,7 +220,7 @@ def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_costs_no_failure(
     workers = training_workers(machines)
     node = node_of(machines, workers[0])
     with frozen(workers):
-        made = max(steps(run))
+        at = max(steps(run))
         node_id = machines.ask(
             f"[n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] == {node.host.ip!r}][0]"
         )
@@ -222,12 +228,12 @@ def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_costs_no_failure(
             "drain-node", f"--address={machines.address}", f"--node-id={node_id}",
             "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test", "--deadline-remaining-seconds=20",
         )  # fmt: skip
-        noticed = line.note(f"a notice at step {made} of {STEPS}: the node goes in 20 s")
+        noticed = line.note(f"a notice at step {at} of {STEPS}: the node goes in 20 s")
         time.sleep(3)  # Ray Train asks every second
     training.wait_for("a checkpoint is made", lambda: newest(run) > 0)
     step = newest(run)
     line.note(f"a checkpoint of step {step}, {time.monotonic() - noticed:.1f} s after the notice")
-    assert made < step < STEPS // EPOCHS, "checkpoints without a notice are made at the ends of epochs"
+    assert at < step < STEPS // EPOCHS, "checkpoints without a notice are made at the ends of epochs"
     with frozen(training_workers(machines)):  # they would be ready before the node goes
         time.sleep(max(0.0, noticed + 20 - time.monotonic()))
         node.kill()

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import plain_trainings
 import psutil
 import pytest
-from made_dataset import write_dataset
+from made_dataset import experiment, write_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -97,9 +98,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Trained by plain processes, without Ray."""
     out = tmp_path_factory.mktemp("undisturbed")
-    with started(dataset, out) as driver:
-        driver.wait()
+    plain_trainings.train([experiment(dataset, out)], out)
     return weights(out)
 
 

@@ -1,6 +1,7 @@
 """Several workers (gloo processes) do what one does: DDP, all-reduced counts, and a resume to the last bit."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
-from toy_training import ToyData, ToyDetector, recipe, save_weights
+from toy_training import CountingDetector, ToyData, ToyDetector, recipe, save_weights
 
+from xray_det.losses import EqualizationV2, Seesaw
 from xray_det.train.context import Position
 from xray_det.train.loop import run
 from xray_det.train.phase import SGD, Phase
@@ -33,7 +35,7 @@ def worker(rank: int, world: int, folder: Path, jobs: list[dict[str, Any]]) -> N
         data = ToyData(batch=12, steps=job.get("steps", 5), rank=rank, world=world)
         context = PlainContext(data, folder / job["name"], rank=rank, world=world, on_step=on_step)
         try:
-            run(context, recipe(*job["phases"]), ToyDetector(**job.get("detector", {})), save_weights)
+            run(context, recipe(*job["phases"]), job.get("detector", ToyDetector)(), save_weights)
         except StopIteration:
             dist.barrier()
     dist.destroy_process_group()
@@ -65,7 +67,7 @@ def test_one_step_is_the_same_on_1_2_and_4_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_resume_on_several_workers_is_bit_identical(tmp_path: Path, world: int) -> None:
     phases = (Phase(epochs=2, lr=0.05), Phase(epochs=1, lr=0.02))
-    common = {"phases": phases, "detector": {"wide": True}}
+    common = {"phases": phases, "detector": partial(ToyDetector, wide=True)}
     jobs = [{"name": "whole", **common}]
     for stop in (3, 11):
         jobs += [
@@ -79,6 +81,22 @@ def test_resume_on_several_workers_is_bit_identical(tmp_path: Path, world: int) 
         assert all(torch.equal(resumed[name], value) for name, value in whole.items()), stop
 
 
+@pytest.mark.parametrize("loss", [EqualizationV2(), Seesaw()], ids=lambda loss: type(loss).__name__)
+def test_a_loss_that_counts_sees_the_rows_of_all_workers(tmp_path: Path, loss: EqualizationV2 | Seesaw) -> None:
+    common = {"phases": (Phase(epochs=2, lr=0.05),), "detector": partial(CountingDetector, loss)}
+    train(tmp_path / "1", 1, {"name": "whole", **common})
+    stopped = ({"name": "stopped", **common, "stop_at": 5}, {"name": "stopped", **common})
+    train(tmp_path / "2", 2, {"name": "whole", **common}, *stopped)
+    one, two = (weights(tmp_path / world / "whole") for world in ("1", "2"))
+    counted = [name for name in one if name.startswith("loss.")]
+    assert counted
+    assert all(one[name].min() > 0 for name in counted)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    resumed = weights(tmp_path / "2" / "stopped")
+    assert all(torch.equal(resumed[name], value) for name, value in two.items())
+
+
 def test_a_parameter_without_a_part_in_the_loss_does_not_hang_ddp(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -86,7 +104,7 @@ def test_a_parameter_without_a_part_in_the_loss_does_not_hang_ddp(
     train(
         tmp_path,
         2,
-        {"name": "spare", "phases": phases, "detector": {"unused": True}},
+        {"name": "spare", "phases": phases, "detector": partial(ToyDetector, unused=True)},
         {"name": "plain", "phases": phases},
     )
     spare, plain = weights(tmp_path / "spare"), weights(tmp_path / "plain")

@@ -9,6 +9,8 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from xray_det.data.batch import Batch, Targets
+from xray_det.losses import EqualizationV2, Seesaw
+from xray_det.losses.targets import RowTargets
 from xray_det.models.predictions import Detector, Losses, Predictions
 from xray_det.models.sampling import SampleKey, priorities
 from xray_det.train.loop import Recipe
@@ -60,6 +62,33 @@ class ToyDetector(Detector):
 
     def class_rows(self) -> dict[str, int]:
         return {"classifier.weight": 1, "classifier.bias": 1}
+
+
+class CountingDetector(ToyDetector):
+    """Learns classes by a loss that keeps sums over the training: an image's row has the labels of all its boxes."""
+
+    def __init__(self, config: EqualizationV2 | Seesaw) -> None:
+        super().__init__()
+        self.loss = config.bind(CLASSES, None)
+        self.classifier = nn.Linear(8, config.num_outputs(CLASSES))
+
+    def losses(self, predictions: Predictions, targets: Targets) -> Losses:
+        labels = torch.zeros(len(predictions.logits), CLASSES)
+        labels = labels.index_add_(0, targets.box_image, targets.classes).clamp(max=1)
+        holds = labels.any(1)
+        (image,) = holds.nonzero(as_tuple=True)
+        rows = RowTargets(
+            background=~holds[:, None],
+            background_known=targets.absence_known,
+            image=image,
+            row=torch.zeros_like(image),
+            values=labels[image],
+            known=torch.ones(len(image), CLASSES, dtype=torch.bool),
+        )
+        return Losses(
+            sums={"classes": self.loss.loss_sum(predictions.logits, rows), "boxes": predictions.deltas.abs().sum()},
+            counts={"classes": self.loss.count(rows), "boxes": self.loss.count(rows)},
+        )
 
 
 class ToyData:

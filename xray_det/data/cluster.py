@@ -19,6 +19,10 @@ SETTINGS = {
     "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+#: Ray ends processes that have had no task for a second, and every epoch would begin with new ones and their imports.
+#: Read by a node when it starts.
+IDLE = "RAY_idle_worker_killing_time_threshold_ms"
+IDLE_MS = "300000"
 
 
 def connect(**options: Any) -> None:
@@ -43,7 +47,7 @@ def connect(**options: Any) -> None:
 
 
 def start(**options: Any) -> None:
-    """Start a cluster on this machine whose processes know its address.
+    """Start a cluster on this machine whose processes know its address, without a dashboard unless asked for.
 
     ``ray.init`` leaves them without. Ray Train's placement group cleaner then looks for a cluster on the machine, and
     where there is another one it asks that one for the training's controller, does not find it, takes it for dead
@@ -52,12 +56,13 @@ def start(**options: Any) -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    with _environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}"):
-        ray.init(address="local", **options)
+    address = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}
+    with _environment(address | {IDLE: os.environ.get(IDLE, IDLE_MS)}):
+        ray.init(address="local", **{"include_dashboard": False, **options})
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def _environment(values: dict[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

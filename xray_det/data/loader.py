@@ -9,6 +9,7 @@ against the plan before it is handed out.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -212,9 +213,11 @@ def _by_ray(
     images = part.stop - part.start
     together = max(1, min(-(-executor.task_images // images), executor.task_bytes // batch_bytes))
     together = min(together, max(1, len(numbers) // 4))  # not so few tasks that some CPUs have none
+    ends = [0]
+    while ends[-1] < len(numbers):  # the first tasks are small: a training waits for them
+        ends.append(min(len(numbers), ends[-1] + min(together, 2 ** (len(ends) - 1))))
     blocks = [
-        pa.table({"batch": numbers[i : i + together], "rows": list(rows[numbers[i : i + together]])})
-        for i in range(0, len(numbers), together)
+        pa.table({"batch": numbers[first:end], "rows": list(rows[numbers[first:end]])}) for first, end in pairwise(ends)
     ]
     if not blocks:
         return
