@@ -7,6 +7,8 @@ export XRAY_DET_HOME ?= $(HOME)/xray_det
 # Two cores are shared by workers and data tasks: oversubscribed threads run ten times slower.
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
+# Where this is set, each of the ten processes of a training compiles the project anew.
+export PYTHONDONTWRITEBYTECODE =
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
 .PHONY: help setup demo test test-fast test-slow check format ui lock

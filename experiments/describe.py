@@ -2,20 +2,19 @@
 
     python experiments/describe.py ~/xray_det/objects365 ~/xray_det/open_images --out figures
     python experiments/describe.py ~/xray_det/voc --split train --json statistics.json
-    python experiments/describe.py ~/xray_det/open_images_val --expanded
 
 Prints a table with a column a dataset (images, boxes, classes, boxes and classes an image, imbalance, object sizes) and
 for each dataset its most and least frequent classes, the pairs of classes that meet on one object with their concurrent
-rates r (paper 002, Fig. 3a) and the parents that lack a leaf (Fig. 3b). Writes OUT/long_tail.png (images a class by
-rank, logarithmic, all datasets in one figure), OUT/NAME.png (histograms a dataset) and, where labels meet,
-OUT/NAME_labels.png. The JSON has every count, by dataset.
+rates r (paper 002, Fig. 3a; a label that a more specific one on the same box implies is left out) and the parents that
+lack a leaf (Fig. 3b). Writes OUT/long_tail.png (images a class by rank, logarithmic, all datasets in one figure),
+OUT/NAME.png (histograms a dataset) and, where labels meet, OUT/NAME_labels.png. The JSON has every count, by dataset.
 
 For each sampling rule a table, OUT/NAME_sampling.png and the JSON say what an epoch shows of each class: images drawn,
 how often one is seen, and the share that is not. Paper 002's "252 times" for its rarest class and "99.13 % neglected"
 for its most frequent one are N / (C n); beside them stand the values with co-occurrence.
 
 **Which IoU makes two boxes one object** is to be judged from the pairs: they are listed at several thresholds. Of the
-3,519 images of Open Images in gt_sample, with the hierarchy's expansion undone, at 0.9:
+3,519 images of Open Images in gt_sample, at 0.9:
 
     Girl -> Woman            143 objects on distinct boxes, 126 still at 0.95: one object, drawn by two annotators
     Doughnut -> Bagel         27, 20 at 0.95
@@ -45,9 +44,6 @@ class Args:
     """Ingested datasets: what experiments/ingest.py made."""
     split: str | None = None
     """Count only this split."""
-    expanded: bool = False
-    """The labels were published with all their ancestors added (Open Images' evaluation files): undo that before pairs
-    of classes are counted."""
     out: Path | None = None
     """The folder for the figures; unless given, figures in XRAY_DET_HOME (~/xray_det)."""
     json: Path | None = None
@@ -71,13 +67,8 @@ def main(args: Args) -> None:
     manifests = {manifest.name: manifest for manifest in map(Manifest.load, args.folders)}
     if len(manifests) < len(args.folders):
         raise InputError("FOLDER", "two datasets have one name", "Ingest one of them again with another --name")
-    if args.expanded and not any(manifest.hierarchy for manifest in manifests.values()):
-        raise InputError("--expanded", "no dataset has a hierarchy by which to undo it", "Leave it out")
     found = {name: measure(manifest, args.split, progress=True) for name, manifest in manifests.items()}
-    labels = {
-        name: LabelReport.of(manifest, args.split, expanded=args.expanded, progress=True)
-        for name, manifest in manifests.items()
-    }
+    labels = {name: LabelReport.of(manifest, args.split, progress=True) for name, manifest in manifests.items()}
     views = {
         name: Views.of(read_image_classes(manifest, args.split, progress=True), len(manifest.space))
         for name, manifest in manifests.items()

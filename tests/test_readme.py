@@ -35,12 +35,15 @@ def test_every_script_that_is_named_exists() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_walk_through_ones_own_data(shared_data: Path, tmp_path: Path) -> None:
+    """As it stands there, but for a quarter of the epochs."""
     (block,) = [block for kind, block in BLOCKS if kind == "bash"]
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "fod_a").symlink_to(shared_data / "fod_a")
     environment = {k: v for k, v in os.environ.items() if k not in ("XRAY_DET_HOME", "RAY_ADDRESS")}
     environment |= {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     script = "\n".join(line for line in block.splitlines() if not line.startswith("source "))
+    assert "--epochs 12 4" in script
+    script = script.replace("--epochs 12 4", "--epochs 3 1")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=ROOT,
@@ -54,7 +57,7 @@ def test_the_walk_through_ones_own_data(shared_data: Path, tmp_path: Path) -> No
     assert {row["phase"] for row in rows} == {1, 2}
     scores = json.loads((tmp_path / "fod_scores.json").read_text())["fod_a"]["voc"]
     assert scores["mAP"] == pytest.approx(
-        next(r["mAP"] for r in rows if r["phase"] == 2 and r["protocol"] == "voc"), abs=0.02
+        next(r["mAP"] for r in rows if r["phase"] == 2 and r["protocol"] == "voc"), abs=0.001
     )
     assert len(scores["per_class"]) == 31
     print(done.stdout[-3000:])

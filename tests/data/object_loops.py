@@ -40,14 +40,14 @@ def table(images: Images) -> pa.Table:
     return pa.table(columns, schema=pa.schema([SHARD.field(name) for name in columns]))
 
 
-def labels_at(images: Images, undo: bool) -> dict[Place, set[int]]:
-    """The labels of every place in order; with ``undo`` those that a descendant there implies are left out."""
+def labels_at(images: Images, specific: bool) -> dict[Place, set[int]]:
+    """The labels of every place in order; with ``specific`` those that a descendant there implies are left out."""
     found: dict[Place, set[int]] = defaultdict(set)
     for number, image in enumerate(images):
         for box, flag, labels in image:
             if not any(flag & none for none in NONE):
                 found[number, tuple(box)] |= set(labels)
-    if undo:
+    if specific:
         found = {at: {c for c in own if not any(c in ABOVE[d] for d in own)} for at, own in found.items()}
     return {at: found[at] for at in sorted(found)}
 

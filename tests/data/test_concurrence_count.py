@@ -27,8 +27,8 @@ THRESHOLDS = ("0.5", "0.75", "0.9", "1")
 IDENTITY = np.arange(C, dtype=np.int32)
 
 
-def by_loops(images: Images, least: Fraction, undo: bool) -> dict[str, Any]:
-    places = labels_at(images, undo)
+def by_loops(images: Images, least: Fraction, kinds: bool) -> dict[str, Any]:
+    places = labels_at(images, kinds)
     labels = list(places.values())
     near: list[set[int]] = [{place} for place in range(len(labels))]  # the places that show the same object
     overlaps = 0
@@ -41,20 +41,20 @@ def by_loops(images: Images, least: Fraction, undo: bool) -> dict[str, Any]:
     found["table"] = np.zeros((C, C), int)
     for place, own in enumerate(labels):
         carried = set().union(*(labels[other] for other in near[place]))
-        expanded = own.union(*(ABOVE[label] for label in own))
+        expanded = own.union(*(ABOVE[label] for label in own)) if kinds else own
         for i in range(C):
             found["objects"][i] += i in own
             for j in range(C):
                 found["table"][i, j] += i != j and i in own and j in carried
-            below = {c for c in range(C) if i in ABOVE[c]}
+            below = {c for c in range(C) if kinds and i in ABOVE[c]}
             found["boxes"][i] += i in expanded
             found["lacking"][i] += i in expanded and not below & carried
     return found
 
 
-def check(found: Survey, images: Images, undo: bool) -> None:
+def check(found: Survey, images: Images, kinds: bool = True) -> None:
     for number, threshold in enumerate(THRESHOLDS):
-        expected = by_loops(images, Fraction(threshold), undo)
+        expected = by_loops(images, Fraction(threshold), kinds)
         pairs = found.pairs[number]
         dense = np.zeros((C, C), int)
         dense[pairs.first, pairs.second] = pairs.count
@@ -66,26 +66,21 @@ def check(found: Survey, images: Images, undo: bool) -> None:
 
 
 @given(IMAGES, st.booleans(), st.integers(0, 4))
-def test_equal_loops_over_objects_and_add_up(images: Images, undo: bool, cut: int) -> None:
+def test_equal_loops_over_objects_and_add_up(images: Images, kinds: bool, cut: int) -> None:
     def of(part: Images) -> Survey:
-        places = Places.of(table(part), IDENTITY)
-        places = places.most_specific(ANCESTORS) if undo else places
-        return Survey.of(places, tuple(map(float, THRESHOLDS)), ANCESTORS)
+        return Survey.of(Places.of(table(part), IDENTITY), tuple(map(float, THRESHOLDS)), ANCESTORS & kinds)
 
-    check(of(images), images, undo)
-    check(of(images[:cut]) + of(images[cut:]), images, undo)
+    check(of(images), images, kinds)
+    check(of(images[:cut]) + of(images[cut:]), images, kinds)
 
 
 @given(IMAGES)
-def test_missing_leaves_are_the_same_whether_labels_were_expanded_or_not(images: Images) -> None:
+def test_counts_are_the_same_whether_labels_were_published_expanded_or_not(images: Images) -> None:
     expanded = [
         [(box, flag, sorted(set(labels).union(*(ABOVE[c] for c in labels)))) for box, flag, labels in image]
         for image in images
     ]
-    found = [
-        Survey.of(Places.of(table(each), IDENTITY).most_specific(ANCESTORS), (0.75,), ANCESTORS)
-        for each in (images, expanded)
-    ]
+    found = [Survey.of(Places.of(table(each), IDENTITY), (0.75,), ANCESTORS) for each in (images, expanded)]
     for name in ("boxes", "lacking"):
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
     pairs = [each.pairs[0] for each in found]
@@ -121,12 +116,12 @@ def test_datasets_are_counted_on_ray_in_unified_rows(
                 labels = [maps[number][own].tolist() for own in row["labels"]]
                 images.append(list(zip(row["boxes"], row["flags"], labels, strict=True)))
     selections = [Selection(folder=str(tmp_path / name), split=split) for name in "ab"]
-    check(survey(selections, maps, ANCESTORS, thresholds=tuple(map(float, THRESHOLDS))), images, False)
-    for undo in (False, True):
-        found = count(selections, maps, C, iou=0.75, undo=ANCESTORS if undo else None)
+    check(survey(selections, maps, ANCESTORS, thresholds=tuple(map(float, THRESHOLDS))), images)
+    for kinds in (False, True):
+        found = count(selections, maps, ANCESTORS & kinds, iou=0.75)
         dense = np.zeros((C, C), int)
         dense[found.first, found.second] = found.count
-        expected = by_loops(images, Fraction("0.75"), undo)
+        expected = by_loops(images, Fraction("0.75"), kinds)
         np.testing.assert_array_equal(dense, expected["table"])
         assert found.objects.tolist() == expected["objects"]
 
@@ -142,8 +137,8 @@ def test_gt_sample_of_open_images(shared_data: Path, tmp_path: Path) -> None:
     assert [(sizes > 1).sum() for sizes in labels_of] == [9_345, 116]
 
     one_box, distinct = 1.0, 0.9
-    options = {"thresholds": (distinct, one_box), "expanded": True}
-    found = survey([Selection(folder=str(tmp_path))], [np.arange(len(manifest.space))], ancestors, **options)
+    selection, rows = Selection(folder=str(tmp_path)), np.arange(len(manifest.space))
+    found = survey([selection], [rows], ancestors, thresholds=(distinct, one_box))
     assert found.overlaps.tolist() == [2_379, 0]
 
     def objects(first: str, second: str, at: int) -> int:
@@ -169,19 +164,19 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Selection:
 @pytest.mark.parametrize("iou", [0.0, -1.0, 1.01, float("nan")])
 def test_thresholds_outside_their_range_are_named(dataset: Selection, iou: float) -> None:
     with pytest.raises(InputError, match=r"iou: .* is not in \(0, 1\]"):
-        count([dataset], [IDENTITY], C, iou=iou)
+        count([dataset], [IDENTITY], ANCESTORS, iou=iou)
 
 
 def test_what_does_not_fit_is_named(dataset: Selection, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 for 2 selections"):
-        count([dataset, dataset], [IDENTITY], C)
+        count([dataset, dataset], [IDENTITY], ANCESTORS)
     for odd in (IDENTITY[:-1], IDENTITY - 1, IDENTITY + 1):
         with pytest.raises(InputError, match=r"the map of made has . rows for 5 classes"):
-            count([dataset], [odd], C)
+            count([dataset], [odd], ANCESTORS)
     with pytest.raises(InputError, match=r"'test' is none of \['train', 'val'\]"):
-        count([Selection(folder=dataset.folder, split="test")], [IDENTITY], C)
+        count([Selection(folder=dataset.folder, split="test")], [IDENTITY], ANCESTORS)
     with pytest.raises(InputError, match="no ingested dataset"):
-        count([Selection(folder=str(tmp_path))], [IDENTITY], C)
+        count([Selection(folder=str(tmp_path))], [IDENTITY], ANCESTORS)
 
 
 def test_a_dataset_without_boxes(tmp_path: Path) -> None:
@@ -191,4 +186,4 @@ def test_a_dataset_without_boxes(tmp_path: Path) -> None:
     selection = Selection(folder=str(tmp_path))
     assert not survey([selection], [IDENTITY], ANCESTORS, thresholds=(0.9,)).boxes.any()
     with pytest.raises(InputError, match="there is no box to count objects by"):
-        count([selection], [IDENTITY], C)
+        count([selection], [IDENTITY], ANCESTORS)

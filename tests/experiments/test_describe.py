@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "data"))
 from gt_sample import gt_sample  # noqa: E402
-from made_shards import made_dataset  # noqa: E402
 
 
 def describe(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -22,7 +21,7 @@ def describe(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_confused_pairs_of_an_expanded_dataset(shared_data: Path, tmp_path: Path) -> None:
     gt_sample(shared_data, tmp_path / "sample", shards=1)
     counts = tmp_path / "counts.json"
-    ended = describe(tmp_path / "sample", "--expanded", "--out", tmp_path / "figures", "--json", counts)
+    ended = describe(tmp_path / "sample", "--out", tmp_path / "figures", "--json", counts)
     assert ended.returncode == 0, ended.stderr
     lines = [" ".join(line.split()) for line in ended.stdout.splitlines()]
     assert "Girl (286) Woman 12 126 143 155 161 0.542 0.435" in lines
@@ -32,11 +31,3 @@ def test_confused_pairs_of_an_expanded_dataset(shared_data: Path, tmp_path: Path
     assert (tmp_path / "figures/gt_sample_labels.png").stat().st_size > 10_000
     found = json.loads(counts.read_text())["gt_sample"]["concurrence"]
     assert found["overlaps"] == [3823, 2991, 2379, 1810, 0]
-
-
-@pytest.mark.medium
-def test_without_a_hierarchy_there_is_no_expansion_to_undo(tmp_path: Path) -> None:
-    made_dataset(tmp_path / "made", "made", 3)
-    ended = describe(tmp_path / "made", "--expanded", "--out", tmp_path)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("describe.py: --expanded: no dataset has a hierarchy")

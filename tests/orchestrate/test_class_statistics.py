@@ -45,10 +45,11 @@ def test_counts_add_up_and_rates_are_counted_once(made: Experiment, monkeypatch:
         count=np.array([1, 2]),
     )
 
-    def count(selections: Any, maps: Any, num_classes: int, *, iou: float) -> PairCounts:
+    def count(selections: Any, maps: Any, ancestors: Any, *, iou: float) -> PairCounts:
         asked.append(iou)
         assert len(selections) == len(maps) == 2
-        assert num_classes == 3
+        assert ancestors.shape == (3, 3)
+        assert not ancestors.any()
         return counted
 
     monkeypatch.setattr(concurrence, "count", count)

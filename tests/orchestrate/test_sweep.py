@@ -144,7 +144,7 @@ def test_a_sweep_shares_stops_tracks_and_is_not_repeated(
     # again: nothing is run
     monkeypatch.setattr(module, "connect", None)
     assert sweep(plan, validate=seven_tenths(), tracking=uri) == found
-    with pytest.raises(InputError, match=r"space\.phases\.1\.sampling\.lam"):
+    with pytest.raises(InputError, match=r"space\.phases\.1\.sampling\.lam: \[0\.7, 0\.0\] -> \[0\.7\]"):
         sweep(replace(plan, space={LAM: [0.7]}), tracking=uri)
 
 

@@ -9,8 +9,8 @@
   threshold: often an annotator's second box of the same object. Several such boxes count once. Overlap is not
   transitive, so each box looks at its own neighbours alone, and two boxes of class i that overlap are two objects of i.
 - So a pair's counts are of objects of i one way and of objects of j the other.
-- Labels are counted as published. Where they were published with every ancestor added (an expanded dataset), the
-  labels that a descendant on the same box implies can be taken away first.
+- A label that a descendant on the same box implies is not counted, so that a dataset gives the same counts whether it
+  was published with every ancestor added (expanded) or not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -78,7 +78,7 @@ class Survey:
     @classmethod
     def of(cls, places: Places, thresholds: tuple[float, ...], ancestors: Bools) -> "Survey":
         """Count over places whose labels are rows of the bool [C, C] ``ancestors`` (``[c, a]``: a is one of c)."""
-        classes = len(ancestors)
+        classes, places = len(ancestors), places.most_specific(ancestors)
         objects = np.bincount(places.label, minlength=classes)
         near = places.overlaps(min(thresholds))
         place, first, second, iou = places.carried(near, classes)
@@ -104,10 +104,9 @@ class Survey:
 def count(
     selections: Sequence[Selection],
     maps: Sequence[npt.NDArray[np.int32]],
-    num_classes: int,
+    ancestors: Bools,
     *,
     iou: float = IOU,
-    undo: Bools | None = None,
     progress: bool = False,
 ) -> PairCounts:
     """Objects of each class and how many of them carry each other class, over shards read in parallel by Ray Data.
@@ -115,10 +114,8 @@ def count(
     Args:
         selections: images of ingested datasets.
         maps: for each selection int32 [C_d], unified row of each class of its dataset.
-        num_classes: C.
+        ancestors: bool [C, C], ``[c, a]``: a is an ancestor of c; all false where there is no hierarchy.
         iou: in (0, 1], from which two boxes are one object.
-        undo: bool [C, C], ``[c, a]``: a is an ancestor of c. For datasets that were published expanded: labels that a
-            descendant on the same box implies do not count.
         progress: draw a bar.
 
     Returns:
@@ -127,8 +124,7 @@ def count(
     Raises:
         InputError: a threshold outside (0, 1], maps that do not fit, a split that is not there, or no object at all.
     """
-    ancestors = np.zeros((num_classes, num_classes), bool) if undo is None else undo
-    found = survey(selections, maps, ancestors, thresholds=(iou,), expanded=undo is not None, progress=progress)
+    found = survey(selections, maps, ancestors, thresholds=(iou,), progress=progress)
     if not found.pairs[0].objects.any():
         folders = ", ".join(selection.folder for selection in selections)
         raise InputError(folders, "there is no box to count objects by", "Choose a dataset or split with boxes")
@@ -141,15 +137,12 @@ def survey(
     ancestors: Bools,
     *,
     thresholds: tuple[float, ...],
-    expanded: bool = False,
     progress: bool = False,
 ) -> Survey:
     """The same at several thresholds in one pass, with the boxes that lack a more specific label.
 
     Args:
-        ancestors: bool [C, C], of which classes others are kinds; all false where there is no hierarchy.
-        expanded: the labels were published expanded: count the most specific ones of each box alone.
-        selections, maps, progress: as for ``count``.
+        selections, maps, ancestors, progress: as for ``count``.
     """
     classes = len(ancestors)
     if not thresholds or not all(0 < threshold <= 1 for threshold in thresholds):
@@ -165,7 +158,7 @@ def survey(
             problem = f"the map of {manifest.name} has {len(table)} rows for {len(manifest.space)} classes"
             raise InputError("maps", f"{problem}, or points beyond {classes}", "Make it with labels/unify.py")
         jobs += [(number, selection.split, uris) for uris in _groups(manifest)]
-    task = partial(_examine, maps=tuple(maps), thresholds=tuple(thresholds), ancestors=ancestors, expanded=expanded)
+    task = partial(_examine, maps=tuple(maps), thresholds=tuple(thresholds), ancestors=ancestors)
     parts: Iterator[Survey] = each(task, jobs)
     if progress:
         from rich.progress import track
@@ -188,12 +181,10 @@ def _examine(
     maps: tuple[npt.NDArray[np.int32], ...],
     thresholds: tuple[float, ...],
     ancestors: Bools,
-    expanded: bool,
 ) -> Survey:
     number, split, uris = job
     table = pa.concat_tables([shards.read_split(uri, COLUMNS, split) for uri in uris])
-    places = Places.of(table, maps[number])
-    return Survey.of(places.most_specific(ancestors) if expanded else places, thresholds, ancestors)
+    return Survey.of(Places.of(table, maps[number]), thresholds, ancestors)
 
 
 def _implied(places: Places, ancestors: Bools) -> tuple[Ints, Ints]:

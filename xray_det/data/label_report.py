@@ -47,13 +47,11 @@ class LabelReport:
     relation: Ints
 
     @classmethod
-    def of(
-        cls, manifest: Manifest, split: str | None = None, *, expanded: bool = False, progress: bool = False
-    ) -> "LabelReport":
-        """Survey a dataset, or a split of it; ``expanded`` and ``progress`` are those of ``concurrence.survey``."""
+    def of(cls, manifest: Manifest, split: str | None = None, *, progress: bool = False) -> "LabelReport":
+        """Survey a dataset, or a split of it; ``progress`` draws a bar."""
         kinds, parts = _related(manifest)
         selection, identity = Selection(folder=manifest.folder, split=split), np.arange(len(kinds), dtype=np.int32)
-        found = survey([selection], [identity], kinds, thresholds=THRESHOLDS, expanded=expanded, progress=progress)
+        found = survey([selection], [identity], kinds, thresholds=THRESHOLDS, progress=progress)
         first, second, counts = found.table()
         back = counts[:, np.lexsort([first, second])][AT]  # (j, i) now stands where (i, j) stood: both always occur
         objects = found.pairs[AT].objects

@@ -16,7 +16,7 @@ from xray_det.labels.concurrence import Concurrence, PairCounts
 from xray_det.labels.statistics import ClassStatistics
 from xray_det.orchestrate.experiment import Prepared
 
-_LAYOUT = 1  # of the cached file; part of its key
+_LAYOUT = 2  # of the cached file; part of its key
 
 
 def class_statistics(prepared: Prepared) -> ClassStatistics | None:
@@ -42,18 +42,18 @@ def class_statistics(prepared: Prepared) -> ClassStatistics | None:
 
 
 def _pairs(prepared: Prepared, iou: float) -> PairCounts:
-    selections, classes = prepared.experiment.data.train, len(prepared.unified.space)
+    selections, ancestors = prepared.experiment.data.train, prepared.supervision.ancestors
     maps = [prepared.unified.maps[manifest.name] for manifest in prepared.train]
     counted = [
         [manifest.fingerprint, selection.split, rows.tolist()]
         for manifest, selection, rows in zip(prepared.train, selections, maps, strict=True)
     ]
-    digest = hashlib.sha256(json.dumps([_LAYOUT, iou, classes, counted]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([_LAYOUT, iou, ancestors.tolist(), counted]).encode()).hexdigest()[:16]
     file = storage.home() / "cache" / f"concurrence-{digest}.npz"
     if storage.exists(file):
         with np.load(io.BytesIO(storage.read_bytes(file))) as arrays:
             return PairCounts(**arrays)
-    pairs = concurrence.count(selections, maps, classes, iou=iou)
+    pairs = concurrence.count(selections, maps, ancestors, iou=iou)
     sink = io.BytesIO()
     np.savez(sink, **vars(pairs))
     storage.write_bytes(file, sink.getvalue())
