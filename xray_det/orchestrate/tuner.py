@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -25,8 +24,7 @@ def run_tuner(
 
     Args:
         address: folder or URI of Ray Tune's record of them; what it holds is gone on with.
-        settings: metric, scheduler, searcher, number of samples. A trial takes over the process of one that has ended,
-            whose imports took seconds.
+        settings: metric, scheduler, searcher, number of samples.
         concurrent: trials at a time.
 
     Raises:
@@ -61,7 +59,6 @@ def run_tuner(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=2),
         )
-        settings = replace(settings, reuse_actors=True)
         tuner = tune.Tuner(trainable, param_space=space, tune_config=settings, run_config=run)
     results = tuner.fit()
     if results.errors:
