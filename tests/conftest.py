@@ -54,6 +54,6 @@ def ray_cluster() -> Iterator[None]:
 
     from xray_det.data.cluster import start
 
-    start(num_cpus=4, logging_level="ERROR", log_to_driver=False)
+    start(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()

@@ -1,6 +1,8 @@
 """Data flows one way: a folder imports only the folders before it, and heavy libraries stay where they belong."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +58,10 @@ def test_heavy_libraries_are_confined(path: Path) -> None:
 def test_every_folder_is_in_the_order() -> None:
     folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert folders == set(ORDER)
+
+
+def test_a_process_that_runs_no_network_does_not_import_the_compiler() -> None:
+    """torchvision imports torch's compiler, which takes longer than torch itself."""
+    code = "import sys, xray_det.orchestrate.sweep; print(*{'torchvision', 'torch._dynamo', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []

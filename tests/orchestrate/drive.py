@@ -9,6 +9,6 @@ from xray_det.data.cluster import connect
 from xray_det.orchestrate.trainer import train
 
 if __name__ == "__main__":
-    connect(num_cpus=3, log_to_driver=False)
+    connect(num_cpus=3, include_dashboard=False, log_to_driver=False)
     result = train(experiment(sys.argv[1], Path(sys.argv[2])), max_failures=20)
     print(result.seconds, flush=True)

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torchvision.ops import batched_nms
 
 from xray_det import storage
 from xray_det.config import fingerprint
@@ -192,6 +191,8 @@ def combined(found: Found, learned: npt.NDArray[np.bool_], how: Combination) -> 
         return found.take(found.detector == last[found.label])
     group = found.image * learned.shape[1] + found.label
     if isinstance(how, Union):
+        from torchvision.ops import batched_nms  # not with the module: see models/backbones.py
+
         kept = batched_nms(*map(torch.from_numpy, (found.boxes, found.scores, group)), how.iou)
         return found.take(kept.numpy())
     models = learned.sum(axis=0)[found.label]

@@ -1,6 +1,10 @@
 """Image -> feature pyramid: a torchvision classification network's stages under torchvision's FPN.
 
 Level l has a stride of 2^l pixels: P3 sees an 800 px image as 100 cells.
+
+torchvision is imported where a network is built or boxes are suppressed, never with a module: it brings torch's
+compiler along, 2.5 s of a core, and most of the ten or so processes of a training on Ray know a detector's
+configuration alone.
 """
 
 from collections import OrderedDict
@@ -10,14 +14,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.ops.feature_pyramid_network import (
-    ExtraFPNBlock,
-    FeaturePyramidNetwork,
-    LastLevelMaxPool,
-    LastLevelP6P7,
-)
 
 from xray_det.errors import InputError
 from xray_det.models.norm import FrozenNorm, Norm, fold_frozen, norm_layer
@@ -78,6 +75,8 @@ class Pyramid(nn.Module):
     def __init__(
         self, config: Backbone, *, levels: tuple[int, int], channels: int, extra: Literal["conv", "pool"]
     ) -> None:
+        from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
+
         super().__init__()
         low, high = levels
         highest = 7 if extra == "conv" else 6
@@ -86,7 +85,7 @@ class Pyramid(nn.Module):
         self.strides = tuple(2**level for level in range(low, high + 1))
         self.body = _Body(config)
         self._first = low - 2
-        blocks: ExtraFPNBlock | None = None
+        blocks = None
         if high > 5:
             blocks = LastLevelP6P7(channels, channels) if extra == "conv" else LastLevelMaxPool()
         self.fpn = FeaturePyramidNetwork(self.body.channels[self._first :], channels, blocks)
@@ -120,6 +119,8 @@ class _Body(nn.Module):
 
     def __init__(self, config: Backbone) -> None:
         super().__init__()
+        import torchvision
+
         norm = config.resolved_norm()
         network = torchvision.models.get_model(config.name, weights=None, norm_layer=norm_layer(norm))
         if config.name.startswith("resnet"):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from xray_det.errors import InputError
 from xray_det.losses.box import BoxCode
@@ -42,6 +41,8 @@ def detect(
     predictions: Predictions, sizes: Tensor, config: Decoding, classification: ClassificationLoss, code: BoxCode
 ) -> Detections:
     """Detections of a batch; ``sizes`` int64 [B, 2] (height, width) bound the boxes."""
+    from torchvision.ops import batched_nms  # not with the module: see backbones.py
+
     with torch.autocast(predictions.logits.device.type, enabled=False):
         scores, labels, rows = _candidates(predictions, config.candidates, classification)
         deltas = at_least_float32(predictions.deltas).gather(1, rows[..., None].expand(-1, -1, 4))

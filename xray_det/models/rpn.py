@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from xray_det.data.batch import Targets
 from xray_det.errors import InputError
@@ -97,6 +96,8 @@ class ProposalNetwork(nn.Module):
         Returns:
             float32 [B, S, 4], x1 y1 x2 y2 inside the image, and bool [B, S]: the places that are filled.
         """
+        from torchvision.ops import batched_nms  # not with the module: see backbones.py
+
         config = self.config
         candidates = config.candidates_train if training else config.candidates_test
         with torch.autocast(predictions.logits.device.type, enabled=False):

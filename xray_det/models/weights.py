@@ -13,7 +13,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from xray_det import storage
@@ -80,6 +79,8 @@ def load_backbone(body: nn.Module, config: Backbone) -> Loaded | None:
 
 def _download(name: str) -> tuple[str, dict[str, Tensor]]:
     """torchvision's best ImageNet weights of a network, from its cache or its server."""
+    import torchvision  # not with the module: see backbones.py
+
     url = torchvision.models.get_model_weights(name).DEFAULT.url
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / url.rsplit("/", 1)[-1]
