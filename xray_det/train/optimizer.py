@@ -39,11 +39,10 @@ def build_optimizer(model: nn.Module, phase: Phase) -> torch.optim.Optimizer:
     """The phase's optimizer over the parameters of ``model`` that require a gradient (at least one)."""
     config = phase.optimizer
     groups = parameter_groups(model, weight_decay=config.weight_decay, decay_norms=config.decay_norms)
-    # fused: one kernel a group, and on CUDA the only kind that can skip an update without asking the host
-    fused = all(p.is_cuda for p in model.parameters() if p.requires_grad) or None
+    # fused: parameters are read once, and on CUDA no other kind can skip an update without asking the host
     if isinstance(config, SGD):
-        return torch.optim.SGD(groups, lr=phase.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
-    return torch.optim.AdamW(groups, lr=phase.lr, betas=(config.beta1, config.beta2), fused=fused)
+        return torch.optim.SGD(groups, lr=phase.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    return torch.optim.AdamW(groups, lr=phase.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
 def lr_factor(phase: Phase, step: int, steps_per_epoch: int) -> float:
