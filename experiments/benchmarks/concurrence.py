@@ -67,6 +67,7 @@ def main(args: Args) -> None:
     from rich.table import Table
 
     from xray_det import storage
+    from xray_det.data import cluster
     from xray_det.data.annotations import Selection
     from xray_det.data.concurrence import count
     from xray_det.data.manifest import FILE, Manifest
@@ -77,7 +78,7 @@ def main(args: Args) -> None:
         make(folder, args)
     manifest = Manifest.load(str(folder))
     classes, images = len(manifest.space), manifest.images
-    ray.init(num_cpus=args.cores, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    cluster.start(num_cpus=args.cores, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     flat = np.zeros((classes, classes), bool)
     start = time.perf_counter()
     with peak_memory() as peak:

@@ -63,12 +63,12 @@ class Args:
 
 
 def main(args: Args) -> None:
-    import ray
     from rich.console import Console
     from rich.table import Table
 
     from xray_det.data.annotations import Selection
     from xray_det.data.augmentation import Augmentation
+    from xray_det.data.cluster import start
     from xray_det.data.formats.source import open_source
     from xray_det.data.ingest import ingest
     from xray_det.data.loader import Loader, RayData, TorchWorkers
@@ -80,7 +80,7 @@ def main(args: Args) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["XRAY_DET_HOME"] = f"{scratch}/home"
         source = args.source or made_photographs(Path(scratch) / "made")
-        ray.init(num_cpus=args.workers, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        start(num_cpus=args.workers, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         manifest = ingest(open_source(source), f"{scratch}/dataset", progress=False)
         classes = len(manifest.space)
         for side in args.sides:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from manifests import CLUSTER, PODS_USER, ROOT
 
+from xray_det.data.cluster import IDLE, IDLE_MS
+
 DOCKERFILE = CLUSTER / "Dockerfile"
 HADOLINT = Path(sysconfig.get_path("scripts")) / "hadolint"
 
@@ -45,6 +47,10 @@ def test_the_base_is_the_python_of_the_lock() -> None:
     found = re.fullmatch(r"python:(\d+\.\d+)\.\d+-slim-\w+", base)
     assert found
     assert f"--python-version {found[1]} " in (ROOT / "Makefile").read_text()
+
+
+def test_idle_processes_stay_as_long_as_on_a_machine_of_ones_own() -> None:
+    assert any(f"{IDLE}={IDLE_MS}" in value for value in all_of("ENV"))
 
 
 def test_it_ends_as_nobody_special() -> None:

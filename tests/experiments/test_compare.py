@@ -2,11 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import load
 
 from xray_det import storage
 from xray_det.errors import InputError
@@ -17,18 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "tracking"))
 from made_runs import Row, write_run  # noqa: E402
 
-
-def load() -> ModuleType:
-    spec = spec_from_file_location("compare_script", ROOT / "experiments" / "compare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load()
+script = load("compare")
 COST = {"cpu_hours": 0.5, "gpu_hours": 0.0}
 
 

@@ -1,6 +1,5 @@
 """The benchmark of concurrent rates: its data are what it says, and both its candidates count the same on them."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -9,19 +8,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from scripts import load
 
 FILE = Path(__file__).parents[2] / "experiments/benchmarks/concurrence.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("concurrence_benchmark", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/concurrence")
 
 
 def test_ours_and_the_peer_agree_on_seeded_shards(benchmark: ModuleType) -> None:

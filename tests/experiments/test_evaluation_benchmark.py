@@ -8,18 +8,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from scripts import load
 
 FILE = Path(__file__).parents[2] / "experiments/benchmarks/evaluation.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_evaluation", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/evaluation")
 
 
 @pytest.mark.parametrize("protocol", ["coco", "lvis"])

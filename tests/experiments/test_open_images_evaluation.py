@@ -1,6 +1,5 @@
 """The benchmark of the Open Images protocol: under the rules that hotcoco knows, both give the same number."""
 
-import importlib.util
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from scripts import load
 
 from xray_det.evaluation.columns import Truth
 from xray_det.evaluation.matching import intersection_over_union
@@ -18,12 +18,7 @@ FILE = Path(__file__).parents[2] / "experiments/benchmarks/open_images_evaluatio
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("open_images_evaluation", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["open_images_evaluation"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/open_images_evaluation")
 
 
 def apart(truth: Truth) -> Truth:

@@ -1,23 +1,17 @@
 """The benchmark of reading a large JSON: its file is what it says, and ours reads it in little memory."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from pycocotools.coco import COCO
+from scripts import load
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    file = Path(__file__).parents[2] / "experiments/benchmarks/read_json.py"
-    spec = importlib.util.spec_from_file_location("read_json", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("benchmarks/read_json")
 
 
 def test_the_made_file_is_seeded_and_pycocotools_reads_it(benchmark: ModuleType, tmp_path: Path) -> None:

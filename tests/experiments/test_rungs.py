@@ -1,14 +1,12 @@
 """rungs.py and orchestrate/rank.py: hand-computed cases, scipy, and a smoke run."""
 
 import json
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from rich.console import Console
+from scripts import load
 
 from xray_det.errors import InputError
 from xray_det.orchestrate.rank import (
@@ -31,17 +29,7 @@ from xray_det.orchestrate.rank import (
 ROOT = Path(__file__).parents[2]
 
 
-def load() -> ModuleType:
-    spec = spec_from_file_location("rungs_script", ROOT / "experiments" / "rungs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load()
+script = load("rungs")
 
 
 def test_rank_correlations_by_hand() -> None:

@@ -1,7 +1,6 @@
 """The script as users run it, on real annotations and detections in several layouts."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import re
@@ -15,6 +14,7 @@ import pytest
 import tyro
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scripts import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "experiments/score.py"
@@ -27,11 +27,7 @@ def run(*args: object) -> subprocess.CompletedProcess[str]:
 
 def scored(tmp_path: Path, *args: object) -> dict[str, Any]:
     """What the script writes, run in this process: starting one costs seconds."""
-    spec = importlib.util.spec_from_file_location("score", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = sys.modules["score"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load("score")
     args = (*args, "--json", tmp_path / "scores.json")
     script.main(tyro.cli(script.Protocol, args=[str(a) for a in args]))
     return json.loads((tmp_path / "scores.json").read_text())

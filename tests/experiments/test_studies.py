@@ -3,13 +3,12 @@
 import json
 import sys
 from collections.abc import Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from scripts import load
 
 from xray_det import storage
 from xray_det.errors import InputError
@@ -21,17 +20,6 @@ from xray_det.orchestrate.study_record import Identity
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "orchestrate"))
 from made_dataset import write_dataset  # noqa: E402
-
-
-def load(name: str) -> ModuleType:
-    spec = spec_from_file_location(f"{name}_script", ROOT / "experiments" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 sampling, hybrid, ladder, loss_functions, fod_blocks = map(
     load, ("sampling", "hybrid", "ladder", "loss_functions", "fod_blocks")

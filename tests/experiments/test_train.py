@@ -2,13 +2,12 @@
 
 import json
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from scripts import load
 
 from xray_det import storage
 from xray_det.errors import InputError
@@ -19,18 +18,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "orchestrate"))
 from made_dataset import experiment, write_dataset  # noqa: E402
 
-
-def load() -> ModuleType:
-    spec = spec_from_file_location("train_script", ROOT / "experiments" / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load()
+script = load("train")
 
 
 @pytest.fixture(scope="module")

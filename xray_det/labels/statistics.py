@@ -22,13 +22,13 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassStatistics:
-    """The statistics of all training images together, in unified classes. Labels count as published, not expanded.
+    """The statistics of all training images together, in unified classes.
 
     Args:
-        image_counts: int64 [C], images that hold a box of the class.
-        instance_counts: int64 [C], pairs of a box and a label.
+        image_counts: int64 [C], images that hold a box of the class; labels as they stand, not expanded.
+        instance_counts: int64 [C], pairs of a box and a label, likewise.
         ancestors: bool [C, C], ``[c, a]``: a is an ancestor of c (labels/hierarchy.py).
-        concurrence: the concurrent rates; None where nobody asked for it.
+        concurrence: the concurrent rates of the most specific labels; None where nobody asked for it.
 
     Raises:
         InputError: arrays that do not fit each other.
