@@ -26,9 +26,6 @@ from xray_det.orchestrate.rank import (
     spearman,
 )
 
-ROOT = Path(__file__).parents[2]
-
-
 script = load("rungs")
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -180,16 +181,19 @@ def test_an_image_belongs_to_its_rarest_class(shared_data: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_smoke_run(tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two arms, on data of one's own."""
-    args = fod_blocks.Args(smoke=True, out=str(tmp_path), tracking="off", concurrent=2, source=shared_data / "fod_a")
-    fod_blocks.main(args)
+@pytest.mark.parametrize("script", [ladder, fod_blocks], ids=lambda s: s.__name__)
+def test_a_smoke_run(script: ModuleType, tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two arms, one of two phases with a loss that needs statistics, and on data of one's own."""
+    told = {"source": shared_data / "fod_a"} if script is fod_blocks else {}
+    args = script.Args(smoke=True, out=str(tmp_path), tracking="off", concurrent=2, **told)
+    script.main(args)
     said = capsys.readouterr().out
-    assert "fod_blocks-smoke: 2 trainings, " in said
-    (table,) = tmp_path.glob("fod_blocks-smoke/*.md")
+    name = script.__name__.removeprefix("script_")
+    assert f"{name}-smoke: 2 trainings, " in said
+    (table,) = tmp_path.glob(f"{name}-smoke/*.md")
     rows = [line for line in table.read_text().splitlines() if line.startswith("|")]
     assert len(rows) == 4
     assert not [cell for row in rows[2:] for cell in row.split("|")[2:3] if cell.strip() == "-"]
     # again: nothing is trained
-    fod_blocks.main(args)
-    assert "fod_blocks-smoke: 2 trainings, 0 to be made" in capsys.readouterr().out
+    script.main(args)
+    assert f"{name}-smoke: 2 trainings, 0 to be made" in capsys.readouterr().out

@@ -63,3 +63,11 @@ def test_sync_norm_names_the_alternatives_on_a_cpu() -> None:
     with pytest.raises(InputError, match=r"cpu.*group"):
         layer(torch.zeros(2, 4, 3, 3))
     assert layer.eval()(torch.zeros(2, 4, 3, 3)).shape == (2, 4, 3, 3)  # evaluation needs no other rank
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_group_norm_is_never_rounded_before_its_end(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    wide = torch.promote_types(dtype, torch.float32)
+    x = (5 + torch.randn(2, 8, 6, 6)).to(dtype)
+    assert torch.equal(group_norm(8).to(wide)(x), nn.GroupNorm(2, 8).to(wide)(x.to(wide)).to(dtype))

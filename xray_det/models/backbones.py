@@ -118,9 +118,9 @@ class _Body(nn.Module):
     """
 
     def __init__(self, config: Backbone) -> None:
-        super().__init__()
         import torchvision
 
+        super().__init__()
         norm = config.resolved_norm()
         network = torchvision.models.get_model(config.name, weights=None, norm_layer=norm_layer(norm))
         if config.name.startswith("resnet"):
