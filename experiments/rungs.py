@@ -2,7 +2,7 @@
 
     python experiments/rungs.py                 # the study; stop it, and the same command goes on
     python experiments/rungs.py --seeds 3       # a seed more, later: what is finished is not trained again
-    python experiments/rungs.py --smoke         # a few images and steps, to see that everything is in its place
+    python experiments/rungs.py --smoke         # two arms on a few images, to see that everything is in its place
 
 A sweep gives every arm a short training, a rung, and only the best of them the full one. In paper 002's Fig. 4 a lambda
 far too high leads until the learning rate drops and falls behind then: a rung that is the full schedule cut off would
@@ -35,14 +35,12 @@ drop is greater than the grid's best and ends below it by more than the spread. 
 mean over seeds is higher for complete rungs than for cut ones at every rung. "Finds it for half" holds for a ladder
 where the kept lambda is the grid's best, or within the spread of it, in 95 % of the replays, for half of the epochs.
 
-Cost: 50 trainings, about 70 minutes on two quiet cores: 2 trunks of 4.7 minutes, 16 full schedules of 2.7 and as much
-as 1.8 to start and to measure eight times, 32 short ones of 1.3 and 2. The first line says it again; each training that
-finishes says what is left.
+Cost: 50 trainings, about 80 minutes on two quiet cores. The first line says it again, by what has been measured so far.
 
-Expect three tables, a verdict for each claim, and rungs.png in the study's folder (~/xray_det/runs/rungs): AP against
-epochs for every lambda beside what the rungs said of it. In MLflow a sweep is a run with a child a training. Whatever
-the scores, Ray Tune's ASHA lets the first arms climb before it has seen others: with 8 arms, one in 3 and complete
-rungs it costs about 0.75 of the grid with a quarter, 1 with a half, 0.9 with both.
+Expect three tables and a verdict for each claim, in experiments/results/rungs.md, and rungs.png in the study's folder
+(~/xray_det/runs/studies/rungs): AP against epochs for every lambda beside what the rungs said of it. Whatever the
+scores, Ray Tune's ASHA lets the first arms climb before it has seen others: with 8 arms, one in 3 and complete rungs it
+costs about 0.75 of the grid with a quarter, 1 with a half, 0.9 with both.
 
 Result so far, of one seed (`--seeds 1` at commit 7696abe; the second is to come, so no spread yet):
 
@@ -65,10 +63,7 @@ waits for the whole rung keeps it for 0.50. The curves are in experiments/pictur
 import io
 import math
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -76,22 +71,20 @@ import tyro
 
 from xray_det import storage
 from xray_det.errors import InputError
+from xray_det.orchestrate.study_command import StudyTold, called, conduct, holds, runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from rich.console import Console
-    from rich.table import Table
 
-    from xray_det.orchestrate.arms import Arms
-    from xray_det.orchestrate.experiment import Data, Experiment
+    from xray_det.evaluation.over_seeds import OverSeeds
+    from xray_det.orchestrate.experiment import Experiment
     from xray_det.orchestrate.rank import Climb, Correlation, Grid
-    from xray_det.orchestrate.results import Row
-    from xray_det.orchestrate.run_folder import Result
+    from xray_det.orchestrate.study import Arm
 
-LAM = "phases.0.sampling.lam"
-AP, HEAD, TAIL = "val/AP", "val/AP_head", "val/AP_tail"
-METRICS = (AP, HEAD, TAIL)
+AP, HEAD, TAIL = "AP", "AP head", "AP tail"
+METRICS = {AP: "val/AP", HEAD: "val/AP_head", TAIL: "val/AP_tail"}
+TRUNK = "trunk"
 #: Of the two kinds of rung in the figure.
 MARKERS: dict[str, dict[str, Any]] = {
     "cut": {"marker": "s", "fillstyle": "none"},
@@ -99,20 +92,16 @@ MARKERS: dict[str, dict[str, Any]] = {
 }
 #: The schedule's drop, as a share of it.
 DROP = 2 / 3
-#: What starting a training and measuring a checkpoint take, in epochs, and how long an epoch is; for the estimate.
-START_EPOCHS, MEASURE_EPOCHS, EPOCH_S = 1.5, 0.5, 20.0
+#: Arms side by side when ASHA is replayed.
+SIDE_BY_SIDE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(StudyTold):
     """The study's parameters; the defaults are the study."""
 
-    name: str = "rungs"
-    """Of the folder below ~/xray_det/runs; another configuration needs another."""
     lam: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
     """The arms."""
-    seeds: int = 2
-    """0, 1, ...: each has a trunk and a grid of its own."""
     rungs: tuple[float, ...] = (0.25, 0.5)
     """Shares of the schedule below the full one, rising."""
     reduction: int = 3
@@ -123,54 +112,39 @@ class Args:
     """Of the natural trunk, and of the full soft-balance schedule."""
     orders: int = 1000
     """Orders of the arms that ASHA is told, drawn by a seed; all of them where they are no more."""
-    concurrent: int = 2
-    """Trainings side by side, a core each."""
-    out: str | None = None
-    """Folder or URI of the runs."""
-    tracking: str | None = None
-    """Address of MLflow; MLFLOW_TRACKING_URI or a SQLite file in ~/xray_det unless given; off for none."""
-    mlflow_experiment: str = "rungs"
-    """Name of the MLflow experiment."""
-    smoke: bool = False
-    """Two lambdas, one seed and one rung on a few images."""
 
     def __post_init__(self) -> None:
         for rung in self.rungs:
             if not 0 < rung < 1 or (rung * self.epochs[1]) % 1:
                 problem = f"{rung} of {self.epochs[1]} epochs is no whole number of them below all"
                 raise InputError("--rungs", problem, "Cut schedules are measured after whole epochs: give other shares")
-        if self.seeds < 1:
-            raise InputError("--seeds", f"{self.seeds} is less than one", "Give at least 1")
-
-    @property
-    def folder(self) -> str:
-        return storage.join(self.out or str(storage.home() / "runs"), self.name)
 
 
 def main(args: Args) -> None:
     """Train what is missing, then tell what came of it."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
     if args.smoke:
-        small = {"lam": (0.0, 3.0), "seeds": 1, "rungs": (0.5,), "epochs": (1, 2)}
-        args = replace(args, name=f"{args.name}-smoke", **small)  # type: ignore[arg-type]
-    work = Work(args, console)
-    work.announce()
-    grid = trained(args, datasets(args), work)
-    storage.write_json(storage.join(args.folder, "rungs.json"), grid.to_json())
-    conclude(args, grid, console)
+        args = replace(args, epochs=(1, 2), rungs=(0.5,))
+    found = conduct(args, "rungs", arms(args, natural(args)), lambda found: conclusions(args, found), METRICS)
+    if not args.smoke:
+        image, address = io.BytesIO(), storage.join(runs(args), called(args, "rungs"), "rungs.png")
+        draw(grid_of(args, found)).savefig(image, format="png", dpi=110)
+        storage.write_bytes(address, image.getvalue())
+        print(f"figure: {address}")
 
 
 # What is trained
 
 
-def datasets(args: Args) -> "Data":
-    """The miniature's two releases, rendered and ingested unless they are there."""
+def natural(args: Args) -> "Experiment":
+    """The trunk: the phase that all arms of a seed begin with, on the miniature's two releases."""
     from xray_det.data.annotations import Selection
+    from xray_det.data.augmentation import Augmentation
     from xray_det.data.miniature.ingested import ingested, rendered
     from xray_det.data.miniature.parameters import Miniature
-    from xray_det.orchestrate.experiment import Data
+    from xray_det.data.sampling import Natural
+    from xray_det.models.retinanet import slim
+    from xray_det.orchestrate.experiment import Data, Experiment
+    from xray_det.train.phase import AdamW, Phase
 
     smoke = {"classes": 8, "look_alikes": 1, "images": 64, "validation_images": 24, "defects": 1}
     parameters = Miniature(**smoke) if args.smoke else Miniature(images=args.images)  # type: ignore[arg-type]
@@ -180,207 +154,100 @@ def datasets(args: Args) -> "Data":
         tuple(Selection(folder=m.folder, split=m.first_split(*names)) for m in found)
         for names in (("train", "trainval"), ("val", "test"))
     )
-    return Data(train=train, val=val)
-
-
-def trunk(args: Args, data: "Data", seed: int) -> "Experiment":
-    """The natural phase that all arms of a seed begin with."""
-    from xray_det.data.augmentation import Augmentation
-    from xray_det.data.sampling import Natural
-    from xray_det.models.retinanet import slim
-    from xray_det.orchestrate.experiment import Experiment
-    from xray_det.train.phase import AdamW, Phase
-
-    epochs = args.epochs[0]
     phase = Phase(
-        epochs=epochs,
+        epochs=args.epochs[0],
         sampling=Natural(),
         optimizer=AdamW(),
         lr=0.001,
         warmup_epochs=0.5,
-        drops=(DROP * epochs,),
+        drops=(DROP * args.epochs[0],),
         clip=10.0,
     )
     return Experiment(
-        name=f"seed-{seed}-trunk",
-        out=args.folder,
-        data=data,
+        name=TRUNK,
+        data=Data(train=train, val=val),
         model=slim(),
         augmentation=Augmentation(short_side=(128,), max_side=128, flip=0.0, scale_jitter=(0.8, 1.25)),
         phases=(phase,),
-        seed=seed,
         batch=16,
         workers=1,
         precision="bf16",
     )
 
 
-def grid_of(args: Args, begun: "Experiment", weights: str, share: float) -> "Arms":
-    """Every lambda from the end of a trunk: a full schedule that is measured after each epoch, or a complete short one.
-
-    The trunk is given by its weights: grids of several schedules begin with it, and a sweep trains a trunk of its own.
-    """
+def arms(args: Args, trunk: "Experiment") -> "dict[str, Arm]":
+    """The trunk; from its end each lambda by a full schedule that is measured after every epoch, and by complete short
+    ones."""
     from xray_det.data.sampling import SoftBalance
-    from xray_det.orchestrate.arms import Arms
     from xray_det.orchestrate.experiment import Validation
     from xray_det.orchestrate.search import shortened
+    from xray_det.orchestrate.study import seeded
 
-    (natural,) = begun.phases
-    epochs = args.epochs[1]
-    phase = replace(natural, epochs=epochs, sampling=SoftBalance(), lr=natural.lr / 2, drops=(DROP * epochs,))
-    experiment = replace(
-        begun,
-        name=f"seed-{begun.seed}-{f'{share:g}' if share < 1 else 'full'}",
-        phases=(phase,),
-        start_from=weights,
-        validation=Validation(every=1 if share == 1 else None),
-    )
-    return Arms(experiment=shortened(experiment, share, 0), space={LAM: list(args.lam)})
+    (first,) = trunk.phases
+    epochs, made = args.epochs[1], {TRUNK: seeded(trunk)}
+    for share in (1.0, *args.rungs):
+        for lam in args.lam:
+            phase = replace(
+                first, epochs=epochs, sampling=SoftBalance(lam=lam), lr=first.lr / 2, drops=(DROP * epochs,)
+            )
+            full = replace(trunk, phases=(first, phase))
+            if share == 1:
+                made[title(lam)] = seeded(replace(full, validation=Validation(every=1)))
+            else:
+                made[title(lam, share)] = seeded(shortened(full, share, 1))
+    return made
 
 
-def trained(args: Args, data: "Data", work: "Work") -> "Grid":
-    """Train, or read what has been trained."""
+def title(lam: float, share: float = 1.0) -> str:
+    """Of the arm with a lambda, by the full schedule or a share of it."""
+    return f"lambda {lam:g}" + (f", {share:g} of the schedule" if share < 1 else "")
+
+
+def grid_of(args: Args, found: "OverSeeds") -> "Grid":
+    """The study's numbers, by lambda and rung.
+
+    Raises:
+        InputError: one is missing.
+    """
     import numpy as np
 
     from xray_det.orchestrate.rank import Grid
-    from xray_det.orchestrate.sweep import sweep
 
-    curves, complete = [], []
-    for seed in range(args.seeds):
-        begun = trunk(args, data, seed).absolute()
-        natural = trained_trunk(args, begun, work)
-        rows: dict[float, list[Row]] = {}
-        for share in (1.0, *args.rungs):
-            plan = grid_of(args, begun, natural.weights, share)
-            with work.watched(plan, share):
-                found = sweep(
-                    plan,
-                    tracking=args.tracking,
-                    mlflow_experiment=args.mlflow_experiment,
-                    max_concurrent=args.concurrent,
-                    console=work.console,
-                )
-            by_lam = {row.values[LAM]: row for row in found.rows if row.metrics}
-            if missing := [lam for lam in args.lam if lam not in by_lam]:
-                raise InputError(found.folder, f"lambda {missing[0]:g} has no result", "See the reason in its table")
-            rows[share] = [by_lam[lam] for lam in args.lam]
-        curves.append([curve(row, natural, args.epochs[1]) for row in rows[1.0]])
-        complete.append([[rows[rung][arm].metrics for rung in args.rungs] for arm in range(len(args.lam))])
-    return Grid(
-        lam=args.lam,
-        epochs=args.epochs[1],
-        rungs=args.rungs,
-        curves={m: np.array([[[at[m] for at in arm] for arm in seed] for seed in curves]) for m in METRICS},
-        complete={m: np.array([[[at[m] for at in arm] for arm in seed] for seed in complete]) for m in METRICS},
-    )
-
-
-def trained_trunk(args: Args, experiment: "Experiment", work: "Work") -> "Result":
-    """The trunk's result; trained unless it has been."""
-    from xray_det.orchestrate.experiment import prepare
-    from xray_det.orchestrate.run_folder import RunFolder
-    from xray_det.orchestrate.trainer import train
-    from xray_det.tracking.tracker import Tracker
-
-    folder = RunFolder.open(experiment.folder, prepare(experiment).document)
-    result = folder.finished()
-    if now := result is None:
-        where, name = experiment.folder, experiment.name
-        with Tracker(where, experiment=args.mlflow_experiment, name=name, uri=args.tracking) as tracker:
-            result = train(experiment, tracker=tracker, console=work.console)
-    work.trunk(experiment.seed, result, now=now)
-    return result
-
-
-def curve(row: "Row", begun: "Result", epochs: int) -> list[dict[str, float]]:
-    """What was measured of a full schedule, [epochs + 1]; first the trunk."""
-    from xray_det.orchestrate.run_folder import RunFolder
-    from xray_det.orchestrate.validation import read_measured
-
-    folder = RunFolder(uri=row.folder, fingerprint="")
-    found = [begun.validations[-1]]
-    for epoch in range(1, epochs + 1):
-        if (measured := read_measured(folder.validation(0, epoch))) is None:
-            problem = f"was not measured after epoch {epoch}: that validation failed"
-            remedy = "Remove it, and tune/ and results.json of its sweep, and start again: it alone is trained again"
-            raise InputError(row.folder, problem, remedy)
-        found.append(dict(measured.metrics))
-    return found
-
-
-class Work:
-    """How much there is to train and how much is left, told line by line. Its unit is an epoch's wall time."""
-
-    def __init__(self, args: Args, console: "Console") -> None:
-        self.console = console
-        natural, full = args.epochs
-        lengths = {1.0: full * (1 + MEASURE_EPOCHS)} | {rung: rung * full + MEASURE_EPOCHS for rung in args.rungs}
-        self._of = {share: (START_EPOCHS + length) / args.concurrent for share, length in lengths.items()}
-        self._trunk = START_EPOCHS + natural + MEASURE_EPOCHS  # beside it nothing runs
-        self._concurrent, self._trainings = args.concurrent, args.seeds * (1 + len(args.lam) * len(self._of))
-        self._left = args.seeds * (self._trunk + len(args.lam) * sum(self._of.values()))
-        self._told, self._made, self._began = 0, 0.0, time.monotonic()
-
-    def announce(self) -> None:
-        """The first line: trainings x minutes."""
-        minutes = {_schedule(share): units * self._concurrent for share, units in self._of.items()}
-        told = ", ".join(
-            f"{what} {units * EPOCH_S / 60:.1f}" for what, units in {"trunk": self._trunk, **minutes}.items()
+    curves, complete = {}, {}
+    for number, metric in enumerate(found.metrics):
+        ends = dict(zip(found.arms, found.values[..., number], strict=True))
+        if missing := [arm for arm, seeds in ends.items() if np.isnan(seeds).any()]:
+            raise InputError(missing[0], "has no result", "See the reason above, and start again: the rest is kept")
+        on_their_way = [np.column_stack([ends[TRUNK], found.curves[title(lam)][..., number]]) for lam in args.lam]
+        curves[metric] = np.stack(on_their_way, axis=1)
+        complete[metric] = np.stack(
+            [np.stack([ends[title(lam, rung)] for rung in args.rungs], axis=-1) for lam in args.lam], axis=1
         )
-        self.console.print(
-            f"{self._trainings} trainings x minutes ({told}), {self._concurrent} side by side: about "
-            f"{self._left * EPOCH_S / 60:.0f} minutes on as many quiet cores",
-            soft_wrap=True,
-        )
-
-    def trunk(self, seed: int, result: "Result", *, now: bool) -> None:
-        """A trunk is finished; ``now``: in this session."""
-        self._tell(f"seed {seed}, trunk", result, self._trunk, now=now)
-
-    def _tell(self, title: str, result: "Result", units: float, *, now: bool) -> None:
-        self._told, self._left = self._told + 1, self._left - units
-        self._made += units if now else 0.0
-        unit_s = (time.monotonic() - self._began) / self._made if self._made else EPOCH_S
-        found, took = result.validations[-1], result.seconds.get("total", 0.0)
-        self.console.print(
-            f"{self._told} of {self._trainings}: {title}: AP {_percent(found[AP])}, tail {_percent(found[TAIL])}, "
-            f"after {took:.0f} s; about {self._left * unit_s / 60:.0f} minutes left",
-            soft_wrap=True,
-        )
-
-    @contextmanager
-    def watched(self, plan: "Arms", share: float) -> Iterator[None]:
-        """Tell of each training of a sweep that finishes while the body runs, first of those that have before."""
-        from xray_det.orchestrate.run_folder import RunFolder
-
-        plan = replace(plan, experiment=plan.experiment.absolute())
-        told, ended = set(), threading.Event()
-
-        def tell(*, now: bool) -> None:
-            for row in plan.rows():
-                result = RunFolder(uri=row.folder, fingerprint="").finished()
-                if row.folder not in told and result is not None:
-                    told.add(row.folder)
-                    title = f"seed {plan.experiment.seed}, {_schedule(share)}, lambda {row.values[LAM]:g}"
-                    self._tell(title, result, self._of[share], now=now)
-
-        def follow() -> None:
-            while not ended.wait(3.0):
-                with suppress(OSError, InputError):  # of storage that is away for a moment
-                    tell(now=True)
-
-        tell(now=False)
-        thread = threading.Thread(target=follow, daemon=True, name="finished trainings")
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-        tell(now=True)
+        if np.isnan(curves[metric]).any():
+            seed, arm, epoch = np.argwhere(np.isnan(curves[metric]))[0]
+            problem = f"was not measured after epoch {epoch} with seed {seed}: that validation failed"
+            remedy = "Remove this training from the study's JSON file, and its folder: it alone is trained again"
+            raise InputError(title(args.lam[arm]), problem, remedy)
+    return Grid(lam=args.lam, epochs=args.epochs[1], rungs=args.rungs, curves=curves, complete=complete)
 
 
 # What came of it
+
+
+def conclusions(args: Args, found: "OverSeeds") -> list[str]:
+    """The tables and the verdicts."""
+    from xray_det.orchestrate.rank import climbs, correlations
+
+    grid = grid_of(args, found)
+    correlated = correlations(grid, (AP, TAIL))
+    climbed = climbs(grid, AP, reduction=args.reduction, most=args.orders, concurrent=SIDE_BY_SIDE)
+    return [
+        f"AP in percent, mean over seeds; own: a complete schedule of that share\n\n{ends_table(grid)}",
+        f"Rank correlation of a rung with the end\n\n{correlations_table(correlated)}",
+        "How often a sweep keeps the best lambda, or one within the spread of it, in percent; epochs over the grid's"
+        f"\n\n{climbs_table(climbed)}",
+        *verdicts(grid, correlated, climbed),
+    ]
 
 
 def verdicts(grid: "Grid", correlated: "Sequence[Correlation]", climbed: "Sequence[Climb]") -> list[str]:
@@ -396,7 +263,7 @@ def verdicts(grid: "Grid", correlated: "Sequence[Correlation]", climbed: "Sequen
     behind = grid.end(AP).max(axis=1, keepdims=True) - grid.end(AP)
     near = float((behind <= np.nan_to_num(spread)).sum(axis=1).mean())
     lines = [
-        f"Leads, then falls behind: {_holds(grid.lam[leader] > grid.lam[best] and lost > spread)}. Before the drop "
+        f"Leads, then falls behind: {holds(grid.lam[leader] > grid.lam[best] and lost > spread)}. Before the drop "
         f"lambda {grid.lam[leader]:g} leads ({_percent(before[leader])}); at the end {grid.lam[best]:g} does "
         f"({_percent(end[best])}), {_percent(lost)} above it. The seeds' spread is {_percent(spread)}; of a seed's "
         f"{len(end)} arms {near:.1f} lie within it of the best."
@@ -406,7 +273,7 @@ def verdicts(grid: "Grid", correlated: "Sequence[Correlation]", climbed: "Sequen
         pairs = [(rung, means[metric, rung, "complete"], means[metric, rung, "cut"]) for rung in grid.rungs]
         told = ", ".join(f"{complete:.2f} against {cut:.2f} at {rung:g}" for rung, complete, cut in pairs)
         better = all(complete > cut for _, complete, cut in pairs)
-        lines.append(f"Complete rungs rank better, {metric.removeprefix('val/')}: {_holds(better)}. Spearman {told}.")
+        lines.append(f"Complete rungs rank better, {metric}: {holds(better)}. Spearman {told}.")
     for rule in dict.fromkeys(climb.rule for climb in climbed):
         ours = [climb for climb in climbed if climb.rule == rule and climb.kind == "complete"]
         fit = [climb for climb in ours if climb.odds.within >= 0.95 and climb.odds.cost <= 0.5 + 1e-9]
@@ -414,21 +281,13 @@ def verdicts(grid: "Grid", correlated: "Sequence[Correlation]", climbed: "Sequen
             f"{_ladder(climb)}: {100 * climb.odds.within:.0f} % for {climb.odds.cost:.2f} of the epochs"
             for climb in ours
         )
-        lines.append(f"Complete rungs, {rule}, find it for half: {_holds(bool(fit))}. {told}.")
+        lines.append(f"Complete rungs, {rule}, find it for half: {holds(bool(fit))}. {told}.")
     return lines
 
 
 def last_before_drop(grid: "Grid") -> int:
     """The last epoch that ends before the learning rate drops."""
     return math.ceil(DROP * grid.epochs) - 1
-
-
-def _holds(value: bool) -> str:
-    return "holds" if value else "does not hold here"
-
-
-def _schedule(share: float) -> str:
-    return "full schedule" if share == 1 else f"{share:g} of the schedule"
 
 
 def _percent(value: float) -> str:
@@ -439,103 +298,70 @@ def _ladder(climb: "Climb") -> str:
     return ", ".join(f"{share:g}" for share in climb.ladder.shares)
 
 
-def conclude(args: Args, grid: "Grid", console: "Console") -> None:
-    """The tables, the verdicts, the figure."""
-    from xray_det.orchestrate.rank import climbs, correlations
-    from xray_det.tracking.environment import commit
-
-    correlated = correlations(grid, (AP, TAIL))
-    climbed = climbs(grid, AP, reduction=args.reduction, most=args.orders, concurrent=args.concurrent)
-    console.print(
-        "\nAP in percent, mean over seeds; own: a complete schedule of that share", ends_table(grid), sep="\n"
-    )
-    console.print("\nRank correlation of a rung with the end", correlations_table(correlated), sep="\n")
-    console.print(
-        "\nHow often a sweep keeps the best lambda, or one within the spread of it, in percent; epochs over the grid's",
-        soft_wrap=True,
-    )
-    console.print(climbs_table(climbed))
-    console.print()
-    for line in verdicts(grid, correlated, climbed):
-        console.print(line, soft_wrap=True)
-    image, address = io.BytesIO(), storage.join(args.folder, "rungs.png")
-    draw(grid, correlated).savefig(image, format="png", dpi=110)
-    storage.write_bytes(address, image.getvalue())
-    console.print(f"figure: {address}", soft_wrap=True)
-    console.print(f"{' '.join(['experiments/rungs.py', *sys.argv[1:]])} at commit {commit()}", soft_wrap=True)
-
-
-def ends_table(grid: "Grid") -> "Table":
+def ends_table(grid: "Grid") -> str:
     """A line a lambda: AP on its way and at its end, mean over seeds."""
     cuts, complete = (found.mean(axis=0) for found in grid.kinds(AP).values())
     late = last_before_drop(grid)
     shares = [f"{rung:g}" for rung in grid.rungs]
     heads = ["lambda", *(f"cut {s}" for s in shares), f"epoch {late}", "end", *(f"own {s}" for s in shares)]
-    table = _table(*heads, "head", "tail")
+    rows = []
     for arm, lam in enumerate(grid.lam):
         ends = [grid.end(metric)[:, arm].mean() for metric in (AP, HEAD, TAIL)]
         before = grid.curves[AP][:, arm, late].mean()
         values = [*cuts[arm], before, ends[0], *complete[arm], *ends[1:]]
-        table.add_row(f"{lam:g}", *(_percent(value) for value in values))
-    return table
+        rows.append([f"{lam:g}", *(_percent(value) for value in values)])
+    return _table([*heads, "head", "tail"], rows)
 
 
-def correlations_table(found: "Sequence[Correlation]") -> "Table":
+def correlations_table(found: "Sequence[Correlation]") -> str:
     """A line a metric, rung and kind."""
     import numpy as np
 
     seeds = [f"seed {seed}" for seed in range(len(found[0].spearman))]
-    table = _table("AP of", "rung", "kind", *seeds, "Spearman", "Kendall")
+    rows = []
     for line in found:
-        name = line.metric.removeprefix("val/AP").strip("_") or "all"
         values = [*line.spearman, float(np.mean(line.spearman)), float(np.mean(line.kendall))]
-        table.add_row(name, f"{line.rung:g}", line.kind, *(f"{value:.2f}" for value in values))
-    return table
+        rows.append([line.metric, f"{line.rung:g}", line.kind, *(f"{value:.2f}" for value in values)])
+    return _table(["of", "rung", "kind", *seeds, "Spearman", "Kendall"], rows)
 
 
-def climbs_table(found: "Sequence[Climb]") -> "Table":
+def climbs_table(found: "Sequence[Climb]") -> str:
     """A line a ladder, kind and rule."""
-    table = _table("rungs", "kind", "rule", "the best", "or near", "epochs")
-    for climb in found:
-        odds = climb.odds
-        row = (_ladder(climb), climb.kind, climb.rule, f"{100 * odds.best:.0f}", f"{100 * odds.within:.0f}")
-        table.add_row(*row, f"{odds.cost:.2f}")
-    return table
+    rows = [
+        [_ladder(c), c.kind, c.rule, f"{100 * c.odds.best:.0f}", f"{100 * c.odds.within:.0f}", f"{c.odds.cost:.2f}"]
+        for c in found
+    ]
+    return _table(["rungs", "kind", "rule", "the best", "or near", "epochs"], rows)
 
 
-def _table(*heads: str) -> "Table":
-    """Plain text, that can be pasted."""
-    from rich.table import Table
-
-    table = Table(*heads, box=None, pad_edge=False)
-    for column in table.columns:
-        column.justify, column.no_wrap = "right", True
-    return table
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---:"] * len(heads), *rows))
 
 
-def draw(grid: "Grid", correlated: "Sequence[Correlation]") -> "Figure":
+def draw(grid: "Grid") -> "Figure":
     """AP against epochs for each lambda, a thin line a seed, beside what each rung said of the end; the tail below."""
     import numpy as np
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    from xray_det.orchestrate.rank import correlations
+
     colours = [colormaps["viridis"](at) for at in np.linspace(0, 0.93, len(grid.lam))]
     figure = Figure(figsize=(5.6 + 3.6 * len(grid.rungs), 7.6), layout="constrained")
     widths = [1.4, *(1.0 for _ in grid.rungs)]
     panels = figure.subplots(2, 1 + len(grid.rungs), squeeze=False, width_ratios=widths)
-    spearman = {(c.metric, c.rung, c.kind): float(np.mean(c.spearman)) for c in correlated}
+    spearman = {(c.metric, c.rung, c.kind): float(np.mean(c.spearman)) for c in correlations(grid, (AP, TAIL))}
     for metric, row in zip((AP, TAIL), panels, strict=True):
-        name = "AP" if metric == AP else "AP of the tail"
         _draw_curves(row[0], grid, metric, colours)
-        row[0].set(ylabel=f"{name}, percent", title=f"{name}, full schedules")
+        row[0].set(ylabel=f"{metric}, percent", title=f"{metric}, full schedules")
         for number, rung in enumerate(grid.rungs):
             axes, ends = row[1 + number], 100 * grid.end(metric)
             for kind, scores in grid.kinds(metric).items():
                 for arm, colour in enumerate(colours):
                     axes.plot(100 * scores[:, arm, number], ends[:, arm], color=colour, ls="", **MARKERS[kind])
             told = ", ".join(f"{kind} {spearman[metric, rung, kind]:.2f}" for kind in MARKERS)
-            axes.set(xlabel=f"{name} of the rung", ylabel="at the end", title=f"rung {rung:g}: Spearman {told}")
+            axes.set(xlabel=f"{metric} of the rung", ylabel="at the end", title=f"rung {rung:g}: Spearman {told}")
             axes.title.set_fontsize("medium")
             axes.grid(alpha=0.3)
     lines = [Line2D([], [], color=colour, label=f"{lam:g}") for lam, colour in zip(grid.lam, colours, strict=True)]

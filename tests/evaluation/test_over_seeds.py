@@ -56,6 +56,14 @@ def test_the_table(found: OverSeeds) -> None:
     ]
 
 
+def test_curves_are_of_arms_that_have_them_in_every_seed() -> None:
+    measured = {"a": [{"m": 0.2}, {"m": 0.4}], "b": [{"m": 0.3}, {}], "c": [{"m": 0.1}, {"m": 0.1}]}
+    curves = {"a": [[{"m": 0.1}, {"m": 0.2}], [{}, {"m": 0.4}]], "b": [[{"m": 0.1}], []], "c": [[], []]}
+    found = OverSeeds.of(measured, {"AP": "m"}, curves)
+    assert list(found.curves) == ["a"]
+    np.testing.assert_array_equal(found.curves["a"], [[[0.1], [0.2]], [[NAN], [0.4]]])
+
+
 def test_one_seed_has_no_spread() -> None:
     found = OverSeeds.of({"a": [{"m": 0.1}], "b": [{"m": 0.3}], "failed": [{}]}, {"AP": "m"})
     assert found.difference("AP", "b")[0] == pytest.approx(0.2)

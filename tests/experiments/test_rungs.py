@@ -1,14 +1,17 @@
-"""rungs.py and orchestrate/rank.py: hand-computed cases, scipy, and a smoke run."""
+"""rungs.py and orchestrate/rank.py: hand-computed cases, scipy, and a study of made outcomes."""
 
-import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from scripts import load
 
+from xray_det.data.annotations import Selection
 from xray_det.errors import InputError
+from xray_det.evaluation.over_seeds import OverSeeds
+from xray_det.orchestrate.experiment import Data, Experiment
 from xray_det.orchestrate.rank import (
     Climb,
     Grid,
@@ -25,6 +28,12 @@ from xray_det.orchestrate.rank import (
     ranks,
     spearman,
 )
+from xray_det.orchestrate.study import Arm, Training
+from xray_det.orchestrate.study_record import Identity, Outcome, write_record
+from xray_det.train.phase import Phase
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrate"))
+from made_dataset import write_dataset
 
 script = load("rungs")
 
@@ -139,16 +148,13 @@ def test_what_is_shown() -> None:
     grid = as_in_the_paper()
     correlated = correlations(grid, (script.AP, script.TAIL))
     climbed: list[Climb] = climbs(grid, script.AP, reduction=3, most=5, concurrent=2)
-    console = Console(width=100)
-    with console.capture() as capture:
-        for table in (script.ends_table(grid), script.correlations_table(correlated), script.climbs_table(climbed)):
-            console.print(table)
-    lines = [" ".join(line.split()) for line in capture.get().splitlines()]
-    assert "lambda cut 0.25 cut 0.5 epoch 5 end own 0.25 own 0.5 head tail" in lines
-    assert "0.7 18.5 22.5 24.5 47.5 28.5 38.0 47.5 47.5" in lines
-    assert "all 0.25 cut -0.40 -0.40 -0.40 -0.33" in lines
-    assert sum("whole rungs" in line for line in lines) == 6
-    figure = script.draw(grid, correlated)
+    assert script.ends_table(grid).splitlines()[0] == (
+        "| lambda | cut 0.25 | cut 0.5 | epoch 5 | end | own 0.25 | own 0.5 | head | tail |"
+    )
+    assert "| 0.7 | 18.5 | 22.5 | 24.5 | 47.5 | 28.5 | 38.0 | 47.5 | 47.5 |" in script.ends_table(grid)
+    assert "| AP | 0.25 | cut | -0.40 | -0.40 | -0.40 | -0.33 |" in script.correlations_table(correlated)
+    assert script.climbs_table(climbed).count("whole rungs") == 6
+    figure = script.draw(grid)
     assert len(figure.axes) == 6
     assert {line.get_linestyle() for line in figure.axes[0].lines} == {"-", "--", ":"}
     assert figure.axes[1].get_title() == "rung 0.25: Spearman cut -0.40, complete 1.00"
@@ -159,45 +165,72 @@ def test_what_is_shown() -> None:
 def test_a_rung_must_end_with_an_epoch() -> None:
     with pytest.raises(InputError, match=r"0\.3 of 8 epochs"):
         script.Args(rungs=(0.3,))
-    with pytest.raises(InputError, match="0 is less than one"):
-        script.Args(seeds=0)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-@pytest.mark.usefixtures("ray_cluster")
-def test_the_smoke_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    args = script.Args(smoke=True, out=str(tmp_path), tracking="off")
-    script.main(args)
-    first = capsys.readouterr().out
-    assert first.startswith("5 trainings x minutes (trunk ")
-    assert "1 of 5: seed 0, trunk: AP" in first
-    assert "5 of 5: seed 0, 0.5 of the schedule, lambda" in first
-    assert "Complete rungs, whole rungs, find it for half:" in first
-    folder = tmp_path / "rungs-smoke"
-    assert (folder / "rungs.png").read_bytes().startswith(b"\x89PNG")
-    # the short schedule has a drop of its own; both begin at the trunk
-    full, short = (
-        json.loads((folder / name / "experiment.json").read_text()) for name in ("seed-0-full", "seed-0-0.5")
+ARGS = script.Args(lam=(0.0, 3.0), rungs=(0.5,), epochs=(1, 2), seeds=2, tracking="off")
+
+
+@pytest.fixture
+def arms(tmp_path: Path) -> dict[str, Arm]:
+    data = write_dataset(tmp_path / "squares", images=4)
+    trunk = Experiment(
+        name="trunk",
+        data=Data(train=(Selection(folder=data),), val=(Selection(folder=data),)),
+        phases=(Phase(epochs=1, drops=(2 / 3,)),),
     )
-    phases = [document["experiment"]["phases"] for document in (full, short)]
-    assert [(len(p), p[0]["epochs"], p[0]["drops"]) for p in phases] == [
-        (1, 2, [pytest.approx(4 / 3)]),
-        (1, 1, [pytest.approx(2 / 3)]),
-    ]
-    assert {d["experiment"]["start_from"] for d in (full, short)} == {str(folder / "seed-0-trunk/phases/0/weights")}
-    grid = json.loads((folder / "rungs.json").read_text())
-    assert np.shape(grid["curves"][script.AP]) == (1, 2, 3)
-    assert np.shape(grid["complete"][script.TAIL]) == (1, 2, 1)
-    # again: nothing is trained, and the same is told
-    script.main(args)
-    again = capsys.readouterr().out
-    assert again.split("Rank correlation")[1] == first.split("Rank correlation")[1]
-    # a validation that failed is named, and what is to be done about it
-    (arm,) = (folder / "seed-0-full").glob("lam=3*/rung-0")
-    (arm / "validations" / "phase-0-epoch-1.json").unlink()
-    with pytest.raises(InputError, match="was not measured after epoch 1") as error:
+    made: dict[str, Arm] = script.arms(ARGS, trunk)
+    return made
+
+
+def test_short_schedules_have_a_drop_of_their_own_and_all_begin_at_the_trunk(arms: dict[str, Arm]) -> None:
+    schedules = {name: arm(1) for name, arm in arms.items()}
+    assert {name: [(p.epochs, *p.drops) for p in e.phases] for name, e in schedules.items()} == {
+        "trunk": [(1, pytest.approx(2 / 3))],
+        **{f"lambda {lam}": [(1, pytest.approx(2 / 3)), (2, pytest.approx(4 / 3))] for lam in (0, 3)},
+        **{
+            f"lambda {lam}, 0.5 of the schedule": [(1, pytest.approx(2 / 3)), (1, pytest.approx(2 / 3))]
+            for lam in (0, 3)
+        },
+    }
+    assert {e.validation.every for name, e in schedules.items() if name in ("lambda 0", "lambda 3")} == {1}
+    trainings = {name: Training.of(name, experiment, "out") for name, experiment in schedules.items()}
+    assert {t.begin.key for t in trainings.values() if t.begin} == {trainings["trunk"].key}
+    assert len({t.key for t in trainings.values()}) == 5
+
+
+def test_the_study_from_its_record(arms: dict[str, Arm], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What has been measured is told again without a training, curves and all."""
+    numbers, patched = iter(np.linspace(0.1, 0.6, 10)), pytest.MonkeyPatch()
+    patched.setattr(script, "natural", lambda _: None)
+    patched.setattr(script, "arms", lambda *_: arms)
+    args = replace(ARGS, out=str(tmp_path / "runs"), results=str(tmp_path / "results"))
+
+    def outcome(experiment: Experiment) -> Outcome:
+        end = float(next(numbers))
+        metrics, halfway = (dict.fromkeys(script.METRICS.values(), value) for value in (end, end / 2))
+        curve = (halfway, metrics) if experiment.validation.every else ()
+        return Outcome(metrics=metrics, minutes=1.0, commit="abc", curve=curve)
+
+    identities = {name: [Identity.of(arm(seed)) for seed in (0, 1)] for name, arm in arms.items()}
+    known = {one.key: outcome(one.experiment) for of in identities.values() for one in of}
+    write_record(args.results, "rungs", identities, known)
+    with patched.context():
         script.main(args)
-    assert str(arm) in str(error.value)
-    assert "tune/ and results.json" in str(error.value)
+        said = capsys.readouterr().out
+        assert "rungs: 10 trainings, 0 to be made" in said
+        # of lambda 3 the seeds have 0.1 + 0.5 / 9 * 4 and 5; half of it halfway
+        assert "| 3 | 17.5 | 17.5 | 35.0 | 57.2 | 35.0 | 35.0 |" in said
+        assert "Complete rungs, whole rungs, find it for half:" in said
+        assert said.splitlines()[-1] == f"figure: {tmp_path}/runs/rungs/rungs.png"
+        assert (tmp_path / "runs" / "rungs" / "rungs.png").read_bytes().startswith(b"\x89PNG")
+        assert "Spearman" in (tmp_path / "results" / "rungs.md").read_text()
+
+        # a validation that failed is named, and what is to be done about it; so is a training that is missing
+        gap = identities["lambda 3"][1].key
+        write_record(args.results, "rungs", identities, known | {gap: replace(known[gap], curve=({}, {"val/AP": 1}))})
+        with pytest.raises(InputError, match=r"lambda 3: was not measured after epoch 1 with seed 1: .* alone"):
+            script.main(args)
+    patched.undo()
+    found = OverSeeds(arms=tuple(arms), metrics=tuple(script.METRICS), values=np.full((5, 2, 3), np.nan))
+    with pytest.raises(InputError, match="trunk: has no result"):
+        script.grid_of(ARGS, found)

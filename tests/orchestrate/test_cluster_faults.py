@@ -226,16 +226,16 @@ def test_a_notice_of_preemption_makes_a_checkpoint_at_once_and_costs_no_failure(
         )
         machines.ray(
             "drain-node", f"--address={machines.address}", f"--node-id={node_id}",
-            "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test", "--deadline-remaining-seconds=20",
+            "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test", "--deadline-remaining-seconds=12",
         )  # fmt: skip
-        noticed = line.note(f"a notice at step {at} of {STEPS}: the node goes in 20 s")
+        noticed = line.note(f"a notice at step {at} of {STEPS}: the node goes in 12 s")
         time.sleep(3)  # Ray Train asks every second
     training.wait_for("a checkpoint is made", lambda: newest(run) > 0)
     step = newest(run)
     line.note(f"a checkpoint of step {step}, {time.monotonic() - noticed:.1f} s after the notice")
     assert at < step < STEPS // EPOCHS, "checkpoints without a notice are made at the ends of epochs"
     with frozen(training_workers(machines)):  # they would be ready before the node goes
-        time.sleep(max(0.0, noticed + 20 - time.monotonic()))
+        time.sleep(max(0.0, noticed + 12 - time.monotonic()))
         node.kill()
         killed = line.note("the node is gone")
     training.wait_for("it has gone on elsewhere", lambda: newest(run) > step)
@@ -258,7 +258,7 @@ def test_an_elastic_training_goes_on_with_the_workers_that_are_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Ray Train first tries to start as many workers as before, for a minute unless it is told
-    monkeypatch.setitem(machines.environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+    monkeypatch.setitem(machines.environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     with machines.smaller(cpus=1):
         line = TimeLine("An elastic training loses one of its two nodes, each with room for one worker", show)
         training, run = Training(machines, "elastic", dataset, tmp_path), tmp_path / "run"

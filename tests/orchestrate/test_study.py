@@ -18,7 +18,7 @@ from xray_det.data.sampling import Natural, SoftBalance
 from xray_det.errors import InputError
 from xray_det.evaluation.over_seeds import OverSeeds
 from xray_det.orchestrate import study as module
-from xray_det.orchestrate.experiment import Experiment
+from xray_det.orchestrate.experiment import Experiment, Validation
 from xray_det.orchestrate.run_folder import Result, RunFolder
 from xray_det.orchestrate.study import Study, Training, Work, run_study, seeded
 from xray_det.orchestrate.study_record import Identity, Outcome, read_known, write_record
@@ -130,6 +130,11 @@ def test_the_record_is_small_and_outlives_new_fields(made: Experiment, tmp_path:
     read = read_known(str(tmp_path))
     assert set(read) == set(known)
     assert read[identities[0].key].metrics["val/AP"] == 0.25
+    assert "curve" not in one
+    assert read[identities[0].key].curve == ()
+    known[identities[1].key] = replace(outcome(0.5), curve=({"val/AP": 0.25, "val/AR100": 1.0}, {}))
+    write_record(str(tmp_path), "tried", {"arm": identities}, known, command="run it")
+    assert read_known(str(tmp_path))[identities[1].key].curve == ({"val/AP": 0.25}, {})
     # written before a field was there: its default was meant
     del record["arms"]["arm"]["experiment"]["phases"][0]["clip"]
     del record["arms"]["arm"]["experiment"]["min_workers"]
@@ -213,7 +218,7 @@ def test_a_study_trains_shares_records_and_goes_on(
     natural, balanced = (replace(phase, epochs=1) for phase in made.phases)
     tried = {
         "natural": seeded(replace(made, phases=(natural,))),
-        "balanced": seeded(replace(made, phases=(natural, balanced))),
+        "balanced": seeded(replace(made, phases=(natural, balanced), validation=Validation(every=1))),
         "wild": seeded(replace(made, phases=(replace(natural, lr=1e9, clip=None), balanced))),
     }
     told: dict[str, Any] = {"out": str(tmp_path / "runs"), "results": str(tmp_path / "results"), "command": "run"}
@@ -237,6 +242,9 @@ def test_a_study_trains_shares_records_and_goes_on(
     assert not (tmp_path / "runs" / key / "phases" / "0").exists()
     assert (tmp_path / "runs" / key / "phases" / "1").exists()
     assert one["minutes"] > 0
+    # it was measured on its way, and the first phase needed no more than what the first arm is measured at
+    assert one["curve"] == [one["metrics"]]
+    assert list(first.curves) == ["balanced"]
     # MLflow: a run with a child a training
     client = mlflow.MlflowClient(told["tracking"])
     runs = client.search_runs([client.get_experiment_by_name("studies").experiment_id])

@@ -127,7 +127,7 @@ def test_more_workers_than_cpus_are_refused_at_once(dataset: str, tmp_path: Path
         train(experiment(dataset, tmp_path, device="cuda"))
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_workers_bad_input_is_told_as_such_and_not_tried_again_and_again(dataset: str, tmp_path: Path) -> None:
     broken = write_dataset(tmp_path / "broken", name="broken", images=4)

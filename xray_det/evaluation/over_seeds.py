@@ -1,12 +1,12 @@
 """Arms measured over the same seeds: means, differences from the first arm, and how far seeds spread.
 
-Letters: A arms, S seeds, M metrics. What a seed does to two arms alike (the same order of the images, the same test
-images) cancels in their difference, so differences are taken inside a seed and their spread is the standard deviation
-over seeds. A number that is missing in one seed is missing in whatever is made of it.
+Letters: A arms, S seeds, M metrics, E epochs. What a seed does to two arms alike (the same order of the images, the
+same test images) cancels in their difference, so differences are taken inside a seed and their spread is the standard
+deviation over seeds. A number that is missing in one seed is missing in whatever is made of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -43,21 +43,37 @@ class OverSeeds:
         arms: A names; the first is what others are compared with.
         metrics: M names.
         values: [A, S, M], shares of 1; NaN where there is no number.
+        curves: arm -> [S, E, M] after each epoch, of the arms that were measured on their way in every seed.
     """
 
     arms: tuple[str, ...]
     metrics: tuple[str, ...]
     values: Floats
+    curves: Mapping[str, Floats] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, measured: Mapping[str, Sequence[Mapping[str, float]]], metrics: Mapping[str, str]) -> "OverSeeds":
+    def of(
+        cls,
+        measured: Mapping[str, Sequence[Mapping[str, float]]],
+        metrics: Mapping[str, str],
+        curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]] | None = None,
+    ) -> "OverSeeds":
         """From arm -> for each seed key -> value, empty where an arm has no result.
 
         Args:
             metrics: name -> key.
+            curves: arm -> for each seed and epoch key -> value; no epochs where there is no curve.
         """
-        values = [[[of.get(key, np.nan) for key in metrics.values()] for of in seeds] for seeds in measured.values()]
-        return cls(arms=tuple(measured), metrics=tuple(metrics), values=np.array(values, np.float64))
+
+        def numbers(found: Sequence[Mapping[str, float]]) -> list[list[float]]:
+            return [[of.get(key, np.nan) for key in metrics.values()] for of in found]
+
+        return cls(
+            arms=tuple(measured),
+            metrics=tuple(metrics),
+            values=np.array([numbers(seeds) for seeds in measured.values()], np.float64),
+            curves={a: np.array([*map(numbers, seeds)]) for a, seeds in (curves or {}).items() if all(seeds)},
+        )
 
     @cached_property
     def means(self) -> Floats:

@@ -26,6 +26,7 @@ from xray_det.orchestrate.progress import Display, Progress, State
 from xray_det.orchestrate.run_folder import PROGRESS, Result, RunFolder
 from xray_det.orchestrate.study_record import Identity, Known, Outcome, read_known, write_record
 from xray_det.orchestrate.sweep import Child, side_by_side
+from xray_det.orchestrate.validation import on_the_way
 from xray_det.tracking.environment import commit
 from xray_det.tracking.tracker import Tracker
 from xray_det.train.evidence import Diverged
@@ -92,7 +93,8 @@ class Training:
             problem, remedy = "names no dataset", "Give validation images: they tell what is better"
             raise InputError("data.val", problem, remedy)
         if len(experiment.phases) > 1:
-            shorter = replace(experiment, phases=experiment.phases[:-1])
+            at_its_end = replace(experiment.validation, every=None)  # whatever an arm wants to know of its last phase
+            shorter = replace(experiment, phases=experiment.phases[:-1], validation=at_its_end)
             begin = cls.of(f"{title}, the first {len(shorter.phases)} of its phases", shorter, out)
         placed = replace(experiment, name=identity.key, out=out).absolute()
         return cls(title=title, identity=identity, experiment=placed, begin=begin)
@@ -196,7 +198,7 @@ class Work:
         missing: dict[str, Training] = {}
         for training in self.trainings().values():
             if training.key not in self.known and (result := training.finished()) is not None:
-                self.known[training.key] = _outcome(result)
+                self.known[training.key] = _outcome(training, result)
             if training.key not in self.known:
                 missing |= {one.key: one for one in training.chain() if one.key not in missing}
         return list(missing.values())
@@ -236,7 +238,7 @@ class Work:
             if isinstance(result, str):
                 self.console.print(f"{training.title} has no result: {result}", soft_wrap=True)
                 continue
-            self.known[training.key] = _outcome(result)
+            self.known[training.key] = _outcome(training, result)
             self.write()
             self.tell(training, len(missing) - ended)
 
@@ -249,11 +251,10 @@ class Work:
 
     def found(self) -> OverSeeds:
         """What is known; an arm without a result has no numbers."""
-        measured = {
-            title: [self.known[one.key].metrics if one.key in self.known else {} for one in arm]
-            for title, arm in self.arms.items()
-        }
-        return OverSeeds.of(measured, self.study.metrics)
+        outcomes = {title: [self.known.get(one.key) for one in arm] for title, arm in self.arms.items()}
+        measured = {title: [{} if of is None else of.metrics for of in arm] for title, arm in outcomes.items()}
+        curves = {title: [() if of is None else of.curve for of in arm] for title, arm in outcomes.items()}
+        return OverSeeds.of(measured, self.study.metrics, curves)
 
     def rows(self) -> list[dict[str, object]]:
         """A line an arm and seed, for MLflow's table."""
@@ -314,6 +315,11 @@ def _make(child: Child, training: Training, begin: Result | str | None) -> Resul
         return str(error)
 
 
-def _outcome(result: Result) -> Outcome:
+def _outcome(training: Training, result: Result) -> Outcome:
+    experiment = training.experiment
+    curve: tuple[Mapping[str, float], ...] = ()
+    if experiment.validation.every is not None:
+        run, last = RunFolder(uri=result.folder, fingerprint=""), len(experiment.phases) - 1
+        curve = on_the_way(run, last, training.last_epochs)
     minutes = result.seconds.get("total", float("nan")) / 60
-    return Outcome(metrics=result.validations[-1], minutes=minutes, commit=commit())
+    return Outcome(metrics=result.validations[-1], minutes=minutes, commit=commit(), curve=curve)

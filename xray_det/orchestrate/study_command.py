@@ -58,6 +58,16 @@ def base(told: OnAnyData, name: str) -> "Experiment":
     return assigned(experiment(smoke=told.smoke), told.set)
 
 
+def runs(told: StudyTold) -> str:
+    """Folder of the trainings and of the studies' own files."""
+    return told.out or storage.join(storage.home(), "runs", "studies")
+
+
+def called(told: StudyTold, name: str) -> str:
+    """A study's name, of which its folder in ``runs`` is called."""
+    return f"{told.run or name}{'-smoke' if told.smoke else ''}"
+
+
 def conduct(
     told: StudyTold,
     name: str,
@@ -78,10 +88,10 @@ def conduct(
     from xray_det.orchestrate import claims
     from xray_det.orchestrate.study import Study, run_study
 
-    name, own = told.run or name, isinstance(told, OnAnyData) and told.own
-    out = told.out or storage.join(storage.home(), "runs", "studies")
+    name, own = called(told, name), isinstance(told, OnAnyData) and told.own
+    out = runs(told)
     if told.smoke:
-        name, arms = f"{name}-smoke", {title: arms[title] for title in dict.fromkeys((*[*arms][:1], *[*arms][-1:]))}
+        arms = {title: arms[title] for title in dict.fromkeys((*[*arms][:1], *[*arms][-1:]))}
     if metrics is None:
         metrics = {"AP": "val/AP", **{f"AP {b}": f"val/AP_{b}" for b in BANDS}} if own else claims.METRICS
     study = Study(

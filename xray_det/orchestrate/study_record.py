@@ -77,6 +77,8 @@ class Outcome:
 
     Attributes:
         metrics: of its last validation, as validation.measure_experiment names them; NaN where undefined.
+        curve: metrics after each epoch of its last phase, empty for one that was not measured; () where the phase's end
+            alone was to be measured.
         minutes: that its last phase took, from the call to the result.
         commit: of the code that trained it.
     """
@@ -84,16 +86,28 @@ class Outcome:
     metrics: Mapping[str, float]
     minutes: float
     commit: str
+    curve: tuple[Mapping[str, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        kept = {name: value for name, value in self.metrics.items() if name.rpartition("/")[2] in _KEPT}
-        metrics = {name: finite(round(value, 6)) for name, value in kept.items()}
-        return {"metrics": metrics, "minutes": round(self.minutes, 2), "commit": self.commit}
+        curve = {"curve": [_kept(at) for at in self.curve]} if self.curve else {}
+        return {"metrics": _kept(self.metrics), **curve, "minutes": round(self.minutes, 2), "commit": self.commit}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Outcome":
-        metrics = {name: np.nan if v is None else float(v) for name, v in value["metrics"].items()}
-        return cls(metrics=metrics, minutes=float(value["minutes"]), commit=str(value["commit"]))
+        return cls(
+            metrics=_numbers(value["metrics"]),
+            minutes=float(value["minutes"]),
+            commit=str(value["commit"]),
+            curve=tuple(map(_numbers, value.get("curve", ()))),
+        )
+
+
+def _kept(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: finite(round(v, 6)) for name, v in metrics.items() if name.rpartition("/")[2] in _KEPT}
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: np.nan if v is None else float(v) for name, v in metrics.items()}
 
 
 Known = dict[str, Outcome]  # key of an identity -> outcome

@@ -15,7 +15,7 @@ from xray_det.evaluation.measured import Measured
 from xray_det.labels.frequency import BANDS
 from xray_det.orchestrate.results import Row
 from xray_det.orchestrate.run_folder import EXPERIMENT, RunFolder
-from xray_det.orchestrate.validation import read_measured
+from xray_det.orchestrate.validation import on_the_way, read_measured
 
 #: More values than this have no lines of their own in a figure.
 _LINES = 10
@@ -87,9 +87,7 @@ def course(row: Row) -> dict[int, Mapping[str, float]]:
     points: dict[int, Mapping[str, float]] = {}
     for number, epochs in enumerate(lengths):
         begun = sum(lengths[:number])
-        for epoch in range(1, epochs + 1):
-            if (found := read_measured(folder.validation(number, epoch))) is not None:
-                points[begun + epoch] = found.metrics
+        points |= {begun + epoch: at for epoch, at in enumerate(on_the_way(folder, number, epochs), 1) if at}
         if result is not None and result.validations[number]:
             points[begun + epochs] = result.validations[number]
     return points

@@ -76,6 +76,12 @@ def read_measured(address: str) -> Measured | None:
     return Measured.from_json(storage.read_json(address)) if storage.exists(address) else None
 
 
+def on_the_way(run: RunFolder, phase: int, epochs: int) -> tuple[Mapping[str, float], ...]:
+    """The metrics after each of so many epochs of a phase, empty where there was no validation."""
+    found = [read_measured(run.validation(phase, epoch)) for epoch in range(1, epochs + 1)]
+    return tuple({} if measured is None else measured.metrics for measured in found)
+
+
 def measure_experiment(weights: str, detections: str, journal: Journal, *, experiment: Experiment) -> Measured:
     """Predict ``data.val`` and score each dataset by the COCO protocol and its publishers' own.
 
