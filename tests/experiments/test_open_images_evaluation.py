@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scripts import load
 
+from xray_det.data.overlap import intersection_over_union
 from xray_det.evaluation.columns import Truth
-from xray_det.evaluation.matching import intersection_over_union
 
 FILE = Path(__file__).parents[2] / "experiments/benchmarks/open_images_evaluation.py"
 

@@ -23,18 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xray_det.data.distinct import distinct
+from xray_det.data.overlap import intersection_over_first, intersection_over_union
 from xray_det.data.ragged import related
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Detected, Truth
 from xray_det.evaluation.curves import area
-from xray_det.evaluation.matching import (
-    best_overlap,
-    blocks,
-    first_claims,
-    intersection_over_first,
-    intersection_over_union,
-)
+from xray_det.evaluation.matching import best_overlap, blocks, first_claims
 from xray_det.evaluation.result import Result, mean
 from xray_det.evaluation.verdicts import Verdict, Verdicts
 from xray_det.labels.space import LabelSpace

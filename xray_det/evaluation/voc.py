@@ -9,11 +9,12 @@ treated as difficult. Equal scores keep the order of the detection file.
 
 import numpy as np
 
+from xray_det.data.overlap import intersection_over_union
 from xray_det.data.schema import REGION
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Detected, Truth
 from xray_det.evaluation.curves import area, eleven_point
-from xray_det.evaluation.matching import best_overlap, blocks, first_claims, intersection_over_union
+from xray_det.evaluation.matching import best_overlap, blocks, first_claims
 from xray_det.evaluation.result import Result, mean
 from xray_det.evaluation.verdicts import Verdict, Verdicts
 from xray_det.labels.space import LabelSpace

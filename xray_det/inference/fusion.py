@@ -5,6 +5,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from xray_det.data.overlap import intersection_over_union
 from xray_det.data.ragged import elements
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -62,17 +63,8 @@ def _best(means: Floats, boxes: Floats, first: Ints, count: Ints) -> tuple[Ints,
     if not count.any():
         return first, np.full(len(boxes), -1.0)
     pair, row = elements(first, count)
-    overlap = _iou(means[row], boxes[pair])
+    overlap = intersection_over_union(means[row], boxes[pair])
     best = np.maximum.reduceat(overlap, np.cumsum(count) - count)
     hits = np.flatnonzero(overlap == best[pair])
     _, earliest = np.unique(pair[hits], return_index=True)
     return row[hits[earliest]], best
-
-
-def _iou(a: Floats, b: Floats) -> Floats:
-    """IoU of boxes pair by pair: [n, 4], [n, 4] -> [n]; 0 where both have no area."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    shared = np.maximum(sides, 0).prod(axis=1)
-    union = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared
-    found: Floats = np.divide(shared, union, out=np.zeros(len(a)), where=union > 0)
-    return found
