@@ -19,6 +19,9 @@ without --test the table says that it was chosen on the same images.
 Two controls: --longer trains the general detector on, on all images, for as many images as the experts saw together;
 --from-scratch trains the experts by the same phases but not from the general detector.
 
+Several general detectors (one training with several seeds) each get experts of their own, in the folders RUN-0, RUN-1,
+…, and one table more: means over them, differences with their spread, and whether experts raised their bands.
+
 Start the same command again after whatever happened; finished trainings and detections are kept, a finished table is
 printed at once.
 
@@ -37,24 +40,28 @@ import tyro
 from xray_det import storage
 from xray_det.errors import InputError
 from xray_det.orchestrate.command_line import Placed, assigned, choose
+from xray_det.orchestrate.study_command import holds, points
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from xray_det.evaluation.over_seeds import OverSeeds
     from xray_det.orchestrate.experiment import Experiment
     from xray_det.orchestrate.experts import Band, Scores
     from xray_det.orchestrate.results import Row
 
 #: In the run folder, written last: what was measured, and what was asked.
 RESULT = "experts.json"
+#: Names of detectors: that with which experts begin, and the control that goes on with it.
+GENERAL, LONGER = "general", "longer"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Placed):
     """Which detector, and what of it."""
 
-    general: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="GENERAL")]
-    """The detector to begin with: a run's name or folder, or a weights folder."""
+    general: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="GENERAL …")]
+    """The detector to begin with: a run's name or folder, or a weights folder; or one for each of several seeds."""
     bands: tuple[str, ...] = ()
     """FIRST-LAST …, ranks by training instances."""
     val: tuple[str, ...] = ()
@@ -73,17 +80,35 @@ class Args(Placed):
     """Below 1, trainings share a GPU."""
     mlflow_experiment: str = "experts"
     """Name of the MLflow experiment."""
+    results: str | None = None
+    """Folder for the table over several general detectors, RUN.md; that of the runs unless given."""
+
+    def __post_init__(self) -> None:
+        if not self.general:
+            raise InputError("GENERAL", "there is none", "Give a run's name or folder, or a weights folder")
 
 
 def main(args: Args) -> None:
     """Train, combine, measure, print; what is done is not done again."""
     from rich.console import Console
 
+    console, name = Console(highlight=False), args.run or "experts"
+    if len(args.general) == 1:
+        experts_of(args, args.general[0], name, console)
+        return
+    found = [experts_of(args, one, f"{name}-{number}", console) for number, one in enumerate(args.general)]
+    runs = args.out or storage.join(storage.home(), "runs")
+    text, address = over_seeds(found), storage.join(args.results or runs, f"{name}.md")
+    storage.write_bytes(address, text.encode())
+    console.print(text, f"table: {address}", sep="\n", markup=False, soft_wrap=True)
+
+
+def experts_of(args: Args, general: str, name: str, console: "Console") -> dict[str, Any]:
+    """One general detector's experts, and what they were measured at."""
     from xray_det.orchestrate.experiment import prepare
     from xray_det.orchestrate.experts import choose_bands
 
-    console = Console(highlight=False)
-    experiment = configure(args)
+    experiment = configure(args, general, name)
     bands = choose_bands(prepare(experiment), ranks_of(args.bands))
     for band in bands:
         most, least = band.instances
@@ -95,15 +120,17 @@ def main(args: Args) -> None:
         result = measured(args, experiment, bands, trained)
         storage.write_json(address, {"asked": asked, **result})
         track(experiment.folder, result)
-    conclude(storage.read_json(address), console)
+    found: dict[str, Any] = storage.read_json(address)
+    conclude(found, console)
     console.print(f"folder    {experiment.folder}", soft_wrap=True)
+    return found
 
 
-def configure(args: Args) -> "Experiment":
+def configure(args: Args, general: str, name: str) -> "Experiment":
     """The experts' experiment, but for their classes."""
     from xray_det.orchestrate.experts import expert_experiment, find_weights
 
-    experiment = expert_experiment(find_weights(args.general), args.run or "experts")
+    experiment = expert_experiment(find_weights(general), name)
     experiment = replace(experiment, out=args.out or "")
     if args.val:
         val = tuple(choose(text, ("val", "test")) for text in args.val)
@@ -129,8 +156,8 @@ def train_all(
     classes = {band.label: band.names for band in bands}
     trained = {"experts": train_each(args, experiment, classes, console)}
     if args.longer:
-        longer = {"longer": experiment.data.classes}
-        trained["longer"] = train_each(args, as_long(experiment, bands), longer, console)
+        longer = {LONGER: experiment.data.classes}
+        trained[LONGER] = train_each(args, as_long(experiment, bands), longer, console)
     if args.from_scratch:
         scratch = replace(experiment, name=f"{experiment.name}-scratch", start_from=None)
         trained["scratch"] = train_each(args, scratch, classes, console)
@@ -175,10 +202,10 @@ def measured(
 ) -> dict[str, Any]:
     """Everything on the images to choose on, and on those to report on."""
     from xray_det.orchestrate.experiment import prepare
-    from xray_det.orchestrate.experts import GENERAL, best_combination, instance_counts, score_all
+    from xray_det.orchestrate.experts import best_combination, instance_counts, score_all
 
     assert experiment.start_from is not None
-    names = {(kind, name): name if kind == "longer" else f"{kind} {name}" for kind in trained for name in trained[kind]}
+    names = {(kind, name): name if kind == LONGER else f"{kind} {name}" for kind in trained for name in trained[kind]}
     weights = {names[kind, name]: row.weights for kind, rows in trained.items() for name, row in rows.items()}
     detectors = {GENERAL: experiment.start_from, **weights}
     images = {"val": experiment.data.val}
@@ -241,6 +268,15 @@ def by_rank(scores: "Scores") -> Any:
     )
 
 
+def general_first(detector: str) -> tuple[bool, str]:
+    """JSON keeps no order."""
+    return detector != GENERAL, detector
+
+
+def others_first(band: str) -> tuple[bool, str]:
+    return band != "others", band
+
+
 def read_scores(value: dict[str, Any]) -> "Scores":
     from xray_det.orchestrate.experts import Scores
 
@@ -254,20 +290,67 @@ def conclude(result: dict[str, Any], console: "Console") -> None:
     reported = "test" if "test" in result["scores"] else "val"
     for scores in map(read_scores, result["scores"][reported]):
         title = f"{scores.key}, all {reported} images"
-        bands = sorted(scores.bands, key=lambda name: (name != "others", name))  # JSON keeps no order
+        bands = sorted(scores.bands, key=others_first)
         table = Table("detector", "AP", *bands, "AP 0", "rose", "fell", title=title)
         for column in table.columns[1:]:
             column.justify = "right"
-        for detector in sorted(scores.ap, key=lambda name: (name != "general", name)):
+        for detector in sorted(scores.ap, key=general_first):
             gained = scores.gains(detector)
             values = (gained.ap, *(gained.bands[band] for band in bands))
             cells = ["-" if value != value else f"{100 * value:.1f}" for value in values]
-            moved = [str(gained.rose), str(gained.fell)] if detector != "general" else ["", ""]
+            moved = [str(gained.rose), str(gained.fell)] if detector != GENERAL else ["", ""]
             mark = " (chosen)" if detector == result["chosen"] else ""
             table.add_row(f"{detector}{mark}", *cells, f"{gained.zero} of {gained.classes}", *moved)
         console.print(table)
     if reported == "val":
         console.print(f"{result['chosen']} was chosen on these images: its lead over the others flatters it")
+
+
+# Over several general detectors
+
+
+def over_seeds(results: "Sequence[Mapping[str, Any]]") -> str:
+    """A table a dataset of the images reported on, and whether the experts raised their bands."""
+    from xray_det.evaluation.over_seeds import OverSeeds
+    from xray_det.orchestrate.study_command import called_by
+    from xray_det.tracking.environment import commit
+
+    parts, reported = ["# experts"], "test" if "test" in results[0]["scores"] else "val"
+    for seeds in zip(*(map(read_scores, result["scores"][reported]) for result in results), strict=True):
+        measured = {name: [numbers(one, name) for one in seeds] for name in sorted(seeds[0].ap, key=general_first)}
+        columns = {name: name for name in measured["general"][0]}
+        found = OverSeeds.of(measured, columns)
+        parts += [f"{seeds[0].key}, all {reported} images", found.markdown(), *verdicts(found)]
+    chosen = ", ".join(result["chosen"] for result in results)
+    parts.append(
+        f"{len(results)} general detectors; combinations chosen: {chosen}; `{called_by()}` at commit {commit()}"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def numbers(scores: "Scores", detector: str) -> dict[str, float]:
+    """AP of the classes that the detector has, and of each band."""
+    gained = scores.gains(detector)
+    return {"AP": gained.ap, **{band: gained.bands[band] for band in sorted(gained.bands, key=others_first)}}
+
+
+def verdicts(found: "OverSeeds") -> list[str]:
+    """Whether each expert is better in its band than the general detector, and than those controls that were made, by
+    more than the spread; and what the combinations gain."""
+    overall, _, *bands = found.metrics
+    lines = []
+    for band in bands:
+        spread = found.spread(band)
+        rivals = [name for name in (GENERAL, LONGER, f"scratch {band}") if name in found.arms]
+        ahead = {name: found.difference(band, f"experts {band}", name)[0] for name in rivals}
+        told = ", ".join(f"{points(gain)} above {name}" for name, gain in ahead.items())
+        held = holds(all(gain > spread for gain in ahead.values()))
+        lines.append(f"Expert {band} raises its band: {held}. It is {told}; the spread is {points(spread)}.")
+    gains = {name: found.difference(overall, name)[0] for name in ("own", "union", "wbf")}
+    held = holds(max(gains.values()) > found.spread(overall))
+    told = ", ".join(f"{name} {points(gain)}" for name, gain in gains.items())
+    lines.append(f"Together they raise the whole: {held}. {told}; the spread is {points(found.spread(overall))}.")
+    return lines
 
 
 if __name__ == "__main__":

@@ -5,14 +5,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pytest
 import torch
+from scripts import load
 
 from xray_det import config, storage
 from xray_det.data.annotations import Selection
+from xray_det.errors import InputError
+from xray_det.orchestrate.experts import Scores
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "orchestrate"))
@@ -55,6 +59,40 @@ def reported(stdout: str) -> str:
     """The last table and what follows, without what Ray's daemon says meanwhile."""
     lines = stdout[stdout.index("t/coco") :].splitlines()
     return "\n".join(line for line in lines if "(raylet)" not in line)
+
+
+def result(general: float, expert: float, longer: float) -> dict[str, Any]:
+    """Three classes: of no band, of 2-2, of 3-3. The expert of 3-3 is as good as the general detector."""
+    ap = {
+        "general": (0.5, general, 0.1),
+        "experts 2-2": (None, expert, None),
+        "experts 3-3": (None, None, 0.1),
+        "longer": (0.5, longer, 0.2),
+        "own": (0.5, expert, 0.1),
+        "union": (0.5, general, 0.1),
+        "wbf": (0.5, 0.0, 0.1),
+    }
+    bands = {"3-3": (2,), "others": (0,), "2-2": (1,)}
+    scores = Scores(key="t/coco", names=("a", "b", "c"), counts=(9, 5, 1), bands=bands, ap=ap)
+    return {"chosen": "own", "scores": {"val": [json.loads(json.dumps(scores.to_json()))]}}
+
+
+def test_several_general_detectors_are_told_together() -> None:
+    script = load("experts")
+    text = script.over_seeds([result(0.2, 0.5, 0.3), result(0.3, 0.6, 0.4)])
+    lines = text.splitlines()
+    assert "t/coco, all val images" in lines
+    assert "| arm | AP | others | 2-2 | 3-3 |" in lines
+    assert "| general | 28.3 | 50.0 | 25.0 | 10.0 |" in lines
+    assert "| experts 2-2 | 55.0 (+26.7 ± 4.7) | - | 55.0 (+30.0 ± 0.0) | - |" in lines
+    # five detectors gain 0.1 with the second seed, wbf nothing: sqrt(2 / 5 * (10 / 120**2 + 2 / 24**2))
+    said = "Expert 2-2 raises its band: holds. It is +30.0 above general, +20.0 above longer; the spread is +4.1."
+    assert said in text
+    assert "Expert 3-3 raises its band: does not hold here. It is +0.0 above general, -10.0 above longer" in text
+    assert "own +10.0, union +0.0, wbf -8.3" in text
+    assert "2 general detectors; combinations chosen: own, own; `experiments/" in text
+    with pytest.raises(InputError, match="GENERAL: there is none"):
+        script.Args(general=())
 
 
 @pytest.mark.medium

@@ -68,6 +68,11 @@ def called(told: StudyTold, name: str) -> str:
     return f"{told.run or name}{'-smoke' if told.smoke else ''}"
 
 
+def called_by() -> str:
+    """The command that runs, for what it writes."""
+    return shlex.join([f"experiments/{os.path.basename(sys.argv[0])}", *sys.argv[1:]])
+
+
 def conduct(
     told: StudyTold,
     name: str,
@@ -106,7 +111,7 @@ def conduct(
         study,
         out=out,
         results=told.results or (storage.join(out, name) if told.smoke or own else str(RESULTS)),
-        command=shlex.join([f"experiments/{os.path.basename(sys.argv[0])}", *sys.argv[1:]]),
+        command=called_by(),
         tracking=told.tracking,
         max_concurrent=told.concurrent,
         console=Console(highlight=False),
