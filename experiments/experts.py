@@ -3,6 +3,7 @@
     python experiments/experts.py quickstart --run experts
     python experiments/experts.py ~/xray_det/runs/o365 --run experts --bands 151-300 301-365 --test ~/data/o365@test
     python experiments/experts.py quickstart --run experts --set phases.0.epochs=4 phases.0.lr=0.0005
+    python experiments/experts.py --longer --from-scratch        # the claim, on the miniature of the claims
 
 GENERAL is a run's name or folder, or a weights folder. Its classes are ranked by training instances. An expert learns
 those of a band of ranks, from the general detector's weights, on the images that hold one of them: the general
@@ -22,10 +23,18 @@ Two controls: --longer trains the general detector on, on all images, for as man
 Several general detectors (one training with several seeds) each get experts of their own, in the folders RUN-0, RUN-1,
 …, and one table more: means over them, differences with their spread, and whether experts raised their bands.
 
+Without GENERAL the claim is tried: the natural training of xray_det/orchestrate/claims.py, with each of --seeds seeds,
+is the general detector, made first unless it is there; experts have half its learning rate, as all that goes on from
+another training there has. Fixed before anything was measured: the bands are the middle and the last third of the 44
+classes, the experts' epochs the general detector's 12. "Raises its band" holds where the expert's AP in its band is
+above the general detector's and both controls' by more than the spread: the standard deviation, over seeds, of the
+difference between two detectors of one seed, all pairs together.
+
 Start the same command again after whatever happened; finished trainings and detections are kept, a finished table is
 printed at once.
 
-Cost: the experts' epochs, which are as long as their images are many; then every detector predicts the images once.
+Cost: the experts' epochs, which are as long as their images are many; then every detector predicts the images once. The
+claim: 2 general trainings of about 7 minutes of a core, and as much again for each one's experts and controls.
 Expect: a band's AP rises where the general detector had seen its classes too seldom; that of `own` in a band is its
 expert's, and other classes stay as they are.
 """
@@ -40,7 +49,7 @@ import tyro
 from xray_det import storage
 from xray_det.errors import InputError
 from xray_det.orchestrate.command_line import Placed, assigned, choose
-from xray_det.orchestrate.study_command import holds, points
+from xray_det.orchestrate.study_command import RESULTS, called_by, holds, points
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +69,7 @@ GENERAL, LONGER = "general", "longer"
 class Args(Placed):
     """Which detector, and what of it."""
 
-    general: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="GENERAL …")]
+    general: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="GENERAL …")] = ()
     """The detector to begin with: a run's name or folder, or a weights folder; or one for each of several seeds."""
     bands: tuple[str, ...] = ()
     """FIRST-LAST …, ranks by training instances."""
@@ -80,12 +89,13 @@ class Args(Placed):
     """Below 1, trainings share a GPU."""
     mlflow_experiment: str = "experts"
     """Name of the MLflow experiment."""
+    seeds: int = 2
+    """General detectors that are made where none is given."""
+    smoke: bool = False
+    """Where none is given: one of a few images and steps."""
     results: str | None = None
-    """Folder for the table over several general detectors, RUN.md; that of the runs unless given."""
-
-    def __post_init__(self) -> None:
-        if not self.general:
-            raise InputError("GENERAL", "there is none", "Give a run's name or folder, or a weights folder")
+    """Folder for the table over several general detectors, RUN.md; experiments/results where they are made, else the
+    runs' own."""
 
 
 def main(args: Args) -> None:
@@ -93,6 +103,8 @@ def main(args: Args) -> None:
     from rich.console import Console
 
     console, name = Console(highlight=False), args.run or "experts"
+    if not args.general:
+        args = of_the_claims(args, console)
     if len(args.general) == 1:
         experts_of(args, args.general[0], name, console)
         return
@@ -101,6 +113,28 @@ def main(args: Args) -> None:
     text, address = over_seeds(found), storage.join(args.results or runs, f"{name}.md")
     storage.write_bytes(address, text.encode())
     console.print(text, f"table: {address}", sep="\n", markup=False, soft_wrap=True)
+
+
+def of_the_claims(args: Args, console: "Console") -> Args:
+    """With the natural trainings of the claims as general detectors."""
+    from xray_det.orchestrate import claims
+    from xray_det.orchestrate.study import Study, Training, run_study, seeded
+
+    general, seeds = claims.experiment(smoke=args.smoke), 1 if args.smoke else args.seeds
+    out = storage.join(args.out or storage.join(storage.home(), "runs"), "studies")
+    study = Study(
+        name="general",
+        arms={"natural": seeded(general)},
+        seeds=seeds,
+        metrics=claims.METRICS,
+        epoch_s=claims.EPOCH_S,
+    )
+    here = storage.join(out, "general")  # a record elsewhere does not hold the weights
+    run_study(study, out=out, results=here, command=called_by(), tracking=args.tracking, console=console)
+    made = [Training.of("natural", replace(general, seed=seed), out).experiment.folder for seed in range(seeds)]
+    lr = f"phases.0.lr={general.phases[0].lr / 2:g}"
+    results = args.results or (None if args.smoke else str(RESULTS))
+    return replace(args, general=tuple(made), set=(lr, *args.set), results=results)
 
 
 def experts_of(args: Args, general: str, name: str, console: "Console") -> dict[str, Any]:
@@ -312,7 +346,6 @@ def conclude(result: dict[str, Any], console: "Console") -> None:
 def over_seeds(results: "Sequence[Mapping[str, Any]]") -> str:
     """A table a dataset of the images reported on, and whether the experts raised their bands."""
     from xray_det.evaluation.over_seeds import OverSeeds
-    from xray_det.orchestrate.study_command import called_by
     from xray_det.tracking.environment import commit
 
     parts, reported = ["# experts"], "test" if "test" in results[0]["scores"] else "val"

@@ -11,11 +11,11 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scripts import load
 
 from xray_det import config, storage
 from xray_det.data.annotations import Selection
-from xray_det.errors import InputError
 from xray_det.orchestrate.experts import Scores
 
 ROOT = Path(__file__).parents[2]
@@ -91,8 +91,26 @@ def test_several_general_detectors_are_told_together() -> None:
     assert "Expert 3-3 raises its band: does not hold here. It is +0.0 above general, -10.0 above longer" in text
     assert "own +10.0, union +0.0, wbf -8.3" in text
     assert "2 general detectors; combinations chosen: own, own; `experiments/" in text
-    with pytest.raises(InputError, match="GENERAL: there is none"):
-        script.Args(general=())
+
+
+@pytest.mark.medium
+def test_without_a_general_detector_the_claims_natural_trainings_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renders and ingests the small miniature, in seconds."""
+    from xray_det.orchestrate import claims, study
+
+    script, natural = load("experts"), claims.experiment(smoke=True)
+    asked: list[study.Study] = []
+    monkeypatch.setattr(claims, "experiment", lambda *, smoke: natural)
+    monkeypatch.setattr(study, "run_study", lambda study, **_: asked.append(study))
+    args = script.of_the_claims(script.Args(out=str(tmp_path), seeds=2, set=("phases.0.epochs=1",)), Console())
+    (made,) = asked
+    expected = [study.Training.of("", made.arms["natural"](seed), str(tmp_path / "studies")) for seed in (0, 1)]
+    assert list(args.general) == [training.experiment.folder for training in expected]
+    assert [training.experiment.seed for training in expected] == [0, 1]
+    assert args.set == ("phases.0.lr=0.0005", "phases.0.epochs=1")
+    assert args.results.endswith("experiments/results")
 
 
 @pytest.mark.medium

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_det.tracking.resend import send_left
+from xray_det.tracking.resend import Args, main, resend, send_left
 from xray_det.tracking.tracker import Tracker
 
 
@@ -25,3 +25,13 @@ def test_what_a_sweeps_runs_had_left_is_sent_at_its_end(tmp_path: Path) -> None:
     found = client.search_runs([experiment.experiment_id])
     assert sorted(run.data.tags["run_folder"] for run in found) == runs
     assert {run.info.status for run in found} == {"FINISHED"}
+
+
+def test_a_run_that_is_tracked_nowhere_has_nothing_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(tmp_path / "a")
+    with Tracker(run, experiment="e", name="n", uri="off", system_metrics_s=0) as tracker:
+        tracker.log({"loss": 1.0}, 1)
+    assert resend(run) == 0
+    # who asks for it is told why nothing happens
+    assert main(Args(run_folders=(run,))) == 1
+    assert "was tracked by journal only (uri off). Give --uri ADDRESS" in capsys.readouterr().err

@@ -23,7 +23,8 @@ from xray_det.tracking.tracker import SenderProcess
 
 
 def resend(run_folder: str, uri: str | None = None, patience_s: float = 300.0) -> int:
-    """Send a run's unsent records; how many are left after at most ``patience_s``.
+    """Send a run's unsent records; how many are left after at most ``patience_s``. A run that is tracked nowhere keeps
+    its own: none is left.
 
     Args:
         run_folder: the folder of a run that was tracked.
@@ -32,14 +33,19 @@ def resend(run_folder: str, uri: str | None = None, patience_s: float = 300.0) -
     Raises:
         InputError: not a tracked run; the address cannot work.
     """
-    run = storage.read_json(storage.join(tracking_folder(run_folder), "run.json"))
-    target = check_uri(uri or run["uri"])
+    target = check_uri(uri or tracked_at(run_folder))
     if target == "off":
-        raise InputError(run_folder, "was tracked by journal only (uri off)", "Give --uri ADDRESS")
+        return 0
     sender = SenderProcess(run_folder, target)
     left = sender.finish(patience_s)
     sender.first_word(0.1)  # raises when the address was wrong
     return left
+
+
+def tracked_at(run_folder: str) -> str:
+    """A run's tracking address, ``off`` if it is tracked by its journal only."""
+    address: str = storage.read_json(storage.join(tracking_folder(run_folder), "run.json"))["uri"]
+    return address
 
 
 def send_left(run_folders: Iterable[str], uri: str, patience_s: float = 60.0) -> list[str]:
@@ -69,6 +75,8 @@ def main(args: Args) -> int:
     failed = 0
     for folder in args.run_folders:
         try:
+            if (args.uri or tracked_at(folder)) == "off":
+                raise InputError(folder, "was tracked by journal only (uri off)", "Give --uri ADDRESS")
             left = resend(folder, args.uri, args.patience_s)
         except InputError as error:
             print(error, file=sys.stderr)
