@@ -50,11 +50,11 @@ seeds, in parentheses the gain over the general detector:
     wbf                58.0 (+14.0)   58.8 (+0.0)     69.0 (+29.1)   47.0 (+14.0)
     from scratch                                      11.9 (-28.0)    5.6 (-27.3)
 
-Experts raise their band: holds for 16-29, which is 10.8 above the general detector that was trained as much longer; does
-not hold for 30-44, 0.7 below it (spread 3.1 and 1.8). All together gain 14.1 on the general detector and nothing on the
-longer one (-0.2): more training may be the greater part of such a gain. A head start is needed: from scratch experts end
-far below. Paper 003 (Objects365, without a control that trains as long): the expert for ranks 301-365 takes them from
-18.4 to 29.5, and the whole goes from 29.6 to 29.9 with it and to 30.7 with that for 151-300.
+Experts raise their band: holds for 16-29, which is 10.8 above the general detector that was trained as much longer;
+does not hold for 30-44, 0.7 below it (spread 3.1 and 1.8). All together gain 14.1 on the general detector and nothing
+on the longer one (-0.2): more training may be the greater part of such a gain. A head start is needed: from scratch
+experts end far below. Paper 003 (Objects365, without a control that trains as long): the expert for ranks 301-365 takes
+them from 18.4 to 29.5, and the whole goes from 29.6 to 29.9 with it and to 30.7 with that for 151-300.
 """
 
 import sys

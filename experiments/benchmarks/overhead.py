@@ -20,14 +20,14 @@ beginning: time until a step is made that had not been made before.
 Goal: an epoch takes at most 1.10 of the peer's, 1.03 is aimed for.
 
 Result (``--repeats 1 --no-kill --peers 0``, a quiet machine, commit 591f565): an epoch takes 1.11 of the peer's time,
-50.4 s against 45.4, a hundredth more than the goal, and 1.10 of its processor time: 150 ms an image against 136, of which
-workers 135 (136), data tasks 4, Ray's servers 6, Ray's actors, each of which wakes a hundred times a second, 4. Between
-two epochs pass 1.3 s (0.4). From the process to the first step 29 s (10): imports 3, ray.init 4, worker processes 10,
-model 3, first batch 3, first step 5. A second run with Ray's health checks and reports set to be rarer came to 1.13:
-runs differ by two hundredths, and those settings are not what it takes. At commit e63a7cb, whose cluster had no
-dashboard, it was 1.09; the dashboard, which Ray Train's placement group cleaner asks every second, takes about 6 % of
-a core with its parts, the cleaner 1 %. A worker that is killed amid an epoch costs 9 s until training goes on, and the
-steps since the last checkpoint (commit e63a7cb).
+50.4 s against 45.4, a hundredth more than the goal, and 1.10 of its processor time: 150 ms an image against 136, of
+which workers 135 (136), data tasks 4, Ray's servers 6, Ray's actors, each of which wakes a hundred times a second, 4.
+Between two epochs pass 1.3 s (0.4). From the process to the first step 29 s (10): imports 3, ray.init 4, worker
+processes 10, model 3, first batch 3, first step 5. A second run with Ray's health checks and reports set to be rarer
+came to 1.13: runs differ by two hundredths, and those settings are not what it takes. At commit e63a7cb, whose cluster
+had no dashboard, it was 1.09; the dashboard, which Ray Train's placement group cleaner asks every second, takes about
+6 % of a core with its parts, the cleaner 1 %. A worker that is killed amid an epoch costs 9 s until training goes on,
+and the steps since the last checkpoint (commit e63a7cb).
 """
 
 import json
