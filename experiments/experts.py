@@ -34,7 +34,7 @@ Start the same command again after whatever happened; finished trainings and det
 printed at once.
 
 Cost: the experts' epochs, which are as long as their images are many; then every detector predicts the images once. The
-claim: 2 general trainings of about 7 minutes of a core, and as much again for each one's experts and controls.
+claim on two cores: 8 minutes for the two general trainings, 19 for their experts and controls.
 Expect: a band's AP rises where the general detector had seen its classes too seldom; that of `own` in a band is its
 expert's, and other classes stay as they are.
 

@@ -222,10 +222,6 @@ class Grid:
         cut = self.curves[metric][..., [round(rung * self.epochs) for rung in self.rungs]]
         return {"cut": cut, "complete": self.complete[metric]}
 
-    def to_json(self) -> dict[str, Any]:
-        lists = {n: {m: v.tolist() for m, v in getattr(self, n).items()} for n in ("curves", "complete")}
-        return {"lam": list(self.lam), "epochs": self.epochs, "rungs": list(self.rungs), **lists}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
