@@ -25,25 +25,41 @@ IDLE = "RAY_idle_worker_killing_time_threshold_ms"
 IDLE_MS = "300000"
 
 
-def connect(**options: Any) -> None:
+#: Address of the Ray that was started for this process alone, without a dashboard; none has this one.
+_bare = ""
+
+
+def connect(*, include_dashboard: bool = False, **options: Any) -> None:
     """Connect this process, unless it is connected.
 
     Args:
-        options: for ``ray.init`` where a cluster is started on this machine (``num_cpus``, ``include_dashboard``, ...).
+        include_dashboard: of a cluster that is started here, even in place of one without. It takes 3 s to start and
+            6 % of a core, and is for trials that are stopped or die while their cluster goes on: Ray Train's placement
+            group cleaner asks it whether a training's controller still lives, and else frees what its workers held.
+        options: for ``ray.init`` where a cluster is started on this machine (``num_cpus``, ...).
     """
+    global _bare
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     # ray.data may have been imported before, and read its settings then
     logging.getLogger("ray.data").setLevel(os.environ["RAY_DATA_LOG_LEVEL"])
     if ray.is_initialized():
-        return
+        if not (include_dashboard and is_bare()):
+            return
+        ray.shutdown()
     options = {"logging_level": logging.ERROR, **options}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=options["logging_level"])
     else:
         # a machine of one's own announces no preemption: one process less to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        start(**options)
+        start(include_dashboard=include_dashboard, **options)
+        _bare = "" if include_dashboard else ray.get_runtime_context().gcs_address
+
+
+def is_bare() -> bool:
+    """Whether Ray was started for this process alone, without a dashboard: what a training leaves ends with it."""
+    return bool(ray.is_initialized() and ray.get_runtime_context().gcs_address == _bare)
 
 
 def start(**options: Any) -> None:
@@ -51,8 +67,7 @@ def start(**options: Any) -> None:
 
     ``ray.init`` leaves them without. Ray Train's placement group cleaner then looks for a cluster on the machine, and
     where there is another one it asks that one for the training's controller, does not find it, takes it for dead
-    and removes the training's workers (Ray 2.60). It asks the dashboard: without one (3 s less to start) it warns every
-    second that it has no answer, and a controller that dies leaves its workers' resources taken.
+    and removes the training's workers (Ray 2.60).
     """
     with socket.socket() as probe:
         probe.bind(("", 0))

@@ -151,7 +151,7 @@ def run_study(
     missing = work.missing()
     work.announce(missing, max_concurrent)
     if missing:
-        connect()
+        connect(include_dashboard=True)
         folder = storage.join(out, study.name)
         with Tracker(folder, experiment=MLFLOW_EXPERIMENT, name=study.name, uri=tracking) as tracker:
             tracker.tags({"study": study.name})

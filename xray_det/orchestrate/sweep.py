@@ -116,7 +116,7 @@ def sweep(
     folder = RunFolder.open(experiment.folder, plan.document)
     if storage.exists(folder.path(RESULTS)):
         return Swept(folder=folder.uri, rows=plan.rows())
-    connect()
+    connect(include_dashboard=True)
     with Tracker(folder.uri, experiment=mlflow_experiment, name=experiment.name, uri=tracking) as tracker:
         tracker.config(plan.document)
         tracker.tags({"sweep": experiment.name})

@@ -13,10 +13,12 @@ import ray.cloudpickle
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
 from rich.console import Console
 
 from xray_det import storage
-from xray_det.data.cluster import connect
+from xray_det.data.cluster import connect, is_bare
 from xray_det.errors import InputError
 from xray_det.orchestrate.class_statistics import class_statistics
 from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
@@ -175,6 +177,15 @@ def _measure_what_is_missing(measuring: Measuring, experiment: Experiment, first
             measuring(None, phase=number, epoch=phase.epochs, step=step, ended=True)
 
 
+class _Trainer(TorchTrainer):
+    """Without Ray Train's placement group cleaner where Ray ends with this process: it has nothing to free, and without
+    a dashboard it warns every second that it knows nothing."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        callbacks = super()._create_default_callbacks()
+        return [one for one in callbacks if not (is_bare() and isinstance(one, PlacementGroupCleanerCallback))]
+
+
 def _trainer(assignment: Assignment, allotted: Share, measuring: Measuring | None, max_failures: int) -> TorchTrainer:
     experiment = assignment.experiment
     fs, path = storage.locate(assignment.run.uri)
@@ -183,7 +194,7 @@ def _trainer(assignment: Assignment, allotted: Share, measuring: Measuring | Non
         # The task itself only waits for others: what computes asks for CPUs of its own.
         validation = ValidationConfig(fn=measuring, ray_remote_kwargs={"num_cpus": 0, "max_retries": 2})
         score = {"checkpoint_score_attribute": SCORE}
-    return TorchTrainer(
+    return _Trainer(
         work,
         train_loop_config={"assignment": ray.cloudpickle.dumps(assignment)},
         scaling_config=ScalingConfig(
