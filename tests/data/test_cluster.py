@@ -1,0 +1,41 @@
+"""Which Ray a process is connected to: one without a dashboard, until something asks for it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+CONNECTS = """
+import json
+import psutil, ray
+from xray_det.data.cluster import connect, is_bare
+
+def seen():
+    commands = [" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True)]
+    dashboard = any("dashboard/dashboard.py" in command for command in commands)
+    return [ray.get_runtime_context().gcs_address, is_bare(), dashboard]
+
+found = [[None, is_bare(), False]]
+for options in ({}, {}, {"include_dashboard": True}, {}):
+    connect(num_cpus=1, log_to_driver=False, **options)
+    found.append(seen())
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.medium
+def test_the_dashboard_comes_with_the_first_that_needs_it_and_stays() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECTS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, first, again, watched, after = json.loads(done.stdout.splitlines()[-1])
+    assert before == [None, False, False]
+    assert first == again
+    assert first[1:] == [True, False]
+    assert watched == after
+    assert watched[1:] == [False, True]
+    assert watched[0] != first[0]
