@@ -19,15 +19,13 @@ beginning: time until a step is made that had not been made before.
 
 Goal: an epoch takes at most 1.10 of the peer's, 1.03 is aimed for.
 
-Result (``--repeats 1 --no-kill --peers 0``, a quiet machine, commit 591f565): an epoch takes 1.11 of the peer's time,
-50.4 s against 45.4, a hundredth more than the goal, and 1.10 of its processor time: 150 ms an image against 136, of
-which workers 135 (136), data tasks 4, Ray's servers 6, Ray's actors, each of which wakes a hundred times a second, 4.
-Between two epochs pass 1.3 s (0.4). From the process to the first step 29 s (10): imports 3, ray.init 4, worker
-processes 10, model 3, first batch 3, first step 5. A second run with Ray's health checks and reports set to be rarer
-came to 1.13: runs differ by two hundredths, and those settings are not what it takes. At commit e63a7cb, whose cluster
-had no dashboard, it was 1.09; the dashboard, which Ray Train's placement group cleaner asks every second, takes about
-6 % of a core with its parts, the cleaner 1 %. A worker that is killed amid an epoch costs 9 s until training goes on,
-and the steps since the last checkpoint (commit e63a7cb).
+Result (``--peers 0``, a quiet machine, commit 85e7abb): an epoch takes 1.07 of the peer's time, 42.1 s against 39.5,
+and 1.07 of its processor time: 125 ms an image against 117, of which workers 117 (117), data tasks 3, Ray's servers 2,
+Ray's actors, each of which wakes a hundred times a second, 2. Between two epochs pass 1.1 s (0.4). Single trainings
+differ: a pair of them, the same day, came to 1.12, so take three. From the process to the first step 24 s (7): imports
+2, ray.init 4, worker processes 7, model 2, first batch 2, first step 7. A worker that is killed amid an epoch costs 8 s
+until training goes on, and the steps since the last checkpoint. With the dashboard and the placement group cleaner,
+which a sweep has and a single training had until then (``--repeats 1``, commit 591f565), it was 1.11.
 """
 
 import json
