@@ -23,7 +23,7 @@ def test_the_demo(tmp_path: Path) -> None:
     done = quickstart(tmp_path)
     print(done.stdout[-4000:])
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    assert "PlacementGroupCleaner" not in done.stdout + done.stderr  # it warns every second where it has no dashboard to ask
+    assert "PlacementGroupCleaner" not in done.stdout + done.stderr  # it warns where there is no dashboard
 
     # the repair report names every planted kind
     (miniature,) = tmp_path.glob("miniature-*")
