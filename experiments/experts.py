@@ -120,7 +120,7 @@ def main(args: Args) -> None:
     """Train, combine, measure, print; what is done is not done again."""
     from rich.console import Console
 
-    console, name = Console(highlight=False), args.run or "experts"
+    console, name = Console(highlight=False), f"{args.run or 'experts'}{'-smoke' if args.smoke else ''}"
     if not args.general:
         args = of_the_claims(args, console)
     if len(args.general) == 1:
@@ -380,9 +380,10 @@ def over_seeds(results: "Sequence[Mapping[str, Any]]") -> str:
 
 
 def numbers(scores: "Scores", detector: str) -> dict[str, float]:
-    """AP of the classes that the detector has, and of each band."""
-    gained = scores.gains(detector)
-    return {"AP": gained.ap, **{band: gained.bands[band] for band in sorted(gained.bands, key=others_first)}}
+    """AP, where the detector has all classes, and of each band."""
+    gained, general = scores.gains(detector), scores.gains(GENERAL)
+    overall = gained.ap if gained.classes == general.classes else float("nan")
+    return {"AP": overall, **{band: gained.bands[band] for band in sorted(gained.bands, key=others_first)}}
 
 
 def verdicts(found: "OverSeeds") -> list[str]:
