@@ -14,8 +14,8 @@ from xray_det.data.cluster import connect, is_bare
 
 def seen():
     commands = [" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True)]
-    dashboard = any("dashboard/dashboard.py" in command for command in commands)
-    return [ray.get_runtime_context().gcs_address, is_bare(), dashboard]
+    (server,) = [command for command in commands if "dashboard/dashboard.py" in command]
+    return [ray.get_runtime_context().gcs_address, is_bare(), "--disable-frontend" not in server]
 
 found = [[None, is_bare(), False]]
 for options in ({}, {}, {"include_dashboard": True}, {}):
