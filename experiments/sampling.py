@@ -45,11 +45,11 @@ noise that was trained on, mean of three seeds, in parentheses the gain over nat
     spread        3.5            3.1            5.4            4.9
 
 Soft-balance wins: holds, most in the tail: holds. 0.7, 1 and 1.5 are within the spread of the best, so where the
-optimum lies is not decided here; as in the paper 0.3 and 0.5 are too little, and 0.7 is best in the head. That 1.5 falls by
-5 points (paper 002) does not show: only its head is lower. A cap raises the tail: holds at 30 (+11.0), not at 100 (+4.3,
-spread 4.9); that it costs the whole a little (paper 003: -0.3) does not show, all gain 10.9. Every arm gains in the head
-too: in 12 epochs natural order has not converged (experts.py: trained on, it gains 14), and a part of each gain is
-that balanced data teach faster.
+optimum lies is not decided here; as in the paper 0.3 and 0.5 are too little, and 0.7 is best in the head. That 1.5
+falls by 5 points (paper 002) does not show: only its head is lower. A cap raises the tail: holds at 30 (+11.0), not at
+100 (+4.3, spread 4.9); that it costs the whole a little (paper 003: -0.3) does not show, all gain 10.9. Every arm gains
+in the head too: natural order has not converged in 12 epochs (trained on, it gains 14: experts.py), and a part of each
+gain may be that balanced data teach faster.
 """
 
 import sys
