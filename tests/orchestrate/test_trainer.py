@@ -98,7 +98,7 @@ def test_a_training_on_ray_equals_the_plain_loop_and_is_not_repeated(
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()}
     assert kept == {"step-000000012", "step-000000024"}  # the best, and the newest
     # again: no fit
-    monkeypatch.setattr(trainer, "TorchTrainer", None)
+    monkeypatch.setattr(trainer, "_Trainer", None)
     assert train(made) == result
     with pytest.raises(InputError, match=r"experiment\.seed: 0 -> 7"):
         train(replace(made, seed=7))
