@@ -67,7 +67,7 @@ import tyro
 from xray_det import storage
 from xray_det.errors import InputError
 from xray_det.orchestrate.command_line import Placed, assigned, choose
-from xray_det.orchestrate.study_command import RESULTS, called_by, holds, points
+from xray_det.orchestrate.study_command import RESULTS, called, called_by, holds, points
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +120,7 @@ def main(args: Args) -> None:
     """Train, combine, measure, print; what is done is not done again."""
     from rich.console import Console
 
-    console, name = Console(highlight=False), f"{args.run or 'experts'}{'-smoke' if args.smoke else ''}"
+    console, name = Console(highlight=False), called(args, "experts", smoke=args.smoke)
     if not args.general:
         args = of_the_claims(args, console)
     if len(args.general) == 1:

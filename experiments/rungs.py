@@ -133,7 +133,7 @@ def main(args: Args) -> None:
         args = replace(args, epochs=(1, 2), rungs=(0.5,))
     found = conduct(args, "rungs", arms(args, natural(args)), lambda found: conclusions(args, found), METRICS)
     if not args.smoke:
-        image, address = io.BytesIO(), storage.join(runs(args), called(args, "rungs"), "rungs.png")
+        image, address = io.BytesIO(), storage.join(runs(args), called(args, "rungs", smoke=args.smoke), "rungs.png")
         draw(grid_of(args, found)).savefig(image, format="png", dpi=110)
         storage.write_bytes(address, image.getvalue())
         print(f"figure: {address}")

@@ -15,11 +15,12 @@ from xray_det.data.cluster import connect, is_bare
 def seen():
     commands = [" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True)]
     (server,) = [command for command in commands if "dashboard/dashboard.py" in command]
-    return [ray.get_runtime_context().gcs_address, is_bare(), "--disable-frontend" not in server]
+    dashboard, cpus = "--disable-frontend" not in server, ray.cluster_resources()["CPU"]
+    return [ray.get_runtime_context().gcs_address, is_bare(), dashboard, cpus]
 
 found = [[None, is_bare(), False]]
-for options in ({}, {}, {"include_dashboard": True}, {}):
-    connect(num_cpus=1, log_to_driver=False, **options)
+for options in ({"num_cpus": 3, "log_to_driver": False}, {}, {"include_dashboard": True}, {}):
+    connect(**options)
     found.append(seen())
 print(json.dumps(found))
 """
@@ -35,7 +36,7 @@ def test_the_dashboard_comes_with_the_first_that_needs_it_and_stays() -> None:
     before, first, again, watched, after = json.loads(done.stdout.splitlines()[-1])
     assert before == [None, False, False]
     assert first == again
-    assert first[1:] == [True, False]
+    assert first[1:] == [True, False, 3]
     assert watched == after
-    assert watched[1:] == [False, True]
+    assert watched[1:] == [False, True, 3]
     assert watched[0] != first[0]

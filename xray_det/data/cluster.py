@@ -25,17 +25,18 @@ IDLE = "RAY_idle_worker_killing_time_threshold_ms"
 IDLE_MS = "300000"
 
 
-#: Address of the Ray that was started for this process alone, without a dashboard; none has this one.
-_bare = ""
+#: The Ray that was started for this process alone, without a dashboard: its address, and what else it was told.
+_bare: tuple[str, dict[str, Any]] = "", {}
 
 
 def connect(*, include_dashboard: bool = False, **options: Any) -> None:
     """Connect this process, unless it is connected.
 
     Args:
-        include_dashboard: of a cluster that is started here, even in place of one without. It takes 3 s to start and
-            6 % of a core, and is for trials that are stopped or die while their cluster goes on: Ray Train's placement
-            group cleaner asks it whether a training's controller still lives, and else frees what its workers held.
+        include_dashboard: of a cluster that is started here, even in place of one without, with the options of that
+            one. It takes 3 s to start and 6 % of a core, and is for trials that are stopped or die while their cluster
+            goes on: Ray Train's placement group cleaner asks it whether a training's controller still lives, and else
+            frees what its workers held.
         options: for ``ray.init`` where a cluster is started on this machine (``num_cpus``, ...).
     """
     global _bare
@@ -46,6 +47,7 @@ def connect(*, include_dashboard: bool = False, **options: Any) -> None:
     if ray.is_initialized():
         if not (include_dashboard and is_bare()):
             return
+        options = {**_bare[1], **options}
         ray.shutdown()
     options = {"logging_level": logging.ERROR, **options}
     if os.environ.get("RAY_ADDRESS"):
@@ -54,12 +56,13 @@ def connect(*, include_dashboard: bool = False, **options: Any) -> None:
         # a machine of one's own announces no preemption: one process less to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         start(include_dashboard=include_dashboard, **options)
-        _bare = "" if include_dashboard else ray.get_runtime_context().gcs_address
+        if not include_dashboard:
+            _bare = ray.get_runtime_context().gcs_address, options
 
 
 def is_bare() -> bool:
     """Whether Ray was started for this process alone, without a dashboard: what a training leaves ends with it."""
-    return bool(ray.is_initialized() and ray.get_runtime_context().gcs_address == _bare)
+    return bool(ray.is_initialized() and ray.get_runtime_context().gcs_address == _bare[0])
 
 
 def start(**options: Any) -> None:

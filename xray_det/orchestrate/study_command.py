@@ -63,9 +63,9 @@ def runs(told: StudyTold) -> str:
     return told.out or storage.join(storage.home(), "runs", "studies")
 
 
-def called(told: StudyTold, name: str) -> str:
-    """A study's name, of which its folder in ``runs`` is called."""
-    return f"{told.run or name}{'-smoke' if told.smoke else ''}"
+def called(told: Placed, name: str, *, smoke: bool) -> str:
+    """A study's name, of which its folder is called: what is told or ``name``; a smoke run has its own."""
+    return f"{told.run or name}{'-smoke' if smoke else ''}"
 
 
 def called_by() -> str:
@@ -93,7 +93,7 @@ def conduct(
     from xray_det.orchestrate import claims
     from xray_det.orchestrate.study import Study, run_study
 
-    name, own = called(told, name), isinstance(told, OnAnyData) and told.own
+    name, own = called(told, name, smoke=told.smoke), isinstance(told, OnAnyData) and told.own
     out = runs(told)
     if told.smoke:
         arms = {title: arms[title] for title in dict.fromkeys((*[*arms][:1], *[*arms][-1:]))}
