@@ -127,7 +127,7 @@ class _SoftmaxSum(torch.autograd.Function):
             x = flat[chunk].to(weight.dtype)
             if of_image is not None:
                 x = x + of_image[torch.arange(chunk.start, chunk.stop, device=x.device) // rows_an_image]
-            losses, own = _sweep(x, torch.full_like(x[:, :1], k - 1, dtype=torch.int64))
+            losses, own = _sweep(x, None)
             total += losses @ weight[chunk]
             if len(own) == len(flat):
                 slope = own.to(flat.dtype)
@@ -165,21 +165,27 @@ class _SoftmaxSum(torch.autograd.Function):
         return slope * (weight * outer[0]).to(slope.dtype), None, None, None, None
 
 
-def _sweep(x: Tensor, name: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy [n] of rows [n, K] that name an output [n, 1], and its gradient."""
+def _sweep(x: Tensor, name: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy [n] of rows [n, K] that name an output [n, 1], or all the last (None), and its gradient."""
     share = x.softmax(-1)
-    named = share.gather(1, name)[:, 0]
-    losses = -named.log()
-    (low,) = (named < _TINY).nonzero(as_tuple=True)
-    if len(low):  # nothing, or little, is left of the share, but not of its logarithm
-        losses[low] = -x[low].log_softmax(-1).gather(1, name[low])[:, 0]
-    return losses, share.scatter_add_(1, name, torch.full_like(share[:, :1], -1.0))
+    named = share[:, -1:] if name is None else share.gather(1, name)
+    losses = -named[:, 0].log()
+    if len(x) and named.min() < _TINY:  # nothing, or little, is left of a share, but not of its logarithm
+        (low,) = (named[:, 0] < _TINY).nonzero(as_tuple=True)
+        logs = x[low].log_softmax(-1)
+        losses[low] = -(logs[:, -1] if name is None else logs.gather(1, name[low])[:, 0])
+    named -= 1
+    return losses, share if name is None else share.scatter_(1, name, named)
 
 
 def _named(values: Tensor) -> tuple[Tensor, Tensor]:
     """Each label of rows [P, C], and the background, C, of rows without one: row int64 [Q], output int64 [Q]."""
+    largest, label = values.max(1)
+    total = values.sum(1)
+    if torch.equal(total, largest):  # none has two, which takes half as long to see as to list them
+        return torch.arange(len(values), device=values.device), label.masked_fill(largest == 0, values.shape[1])
     row, label = values.nonzero(as_tuple=True)
-    (empty,) = (values.sum(1) == 0).nonzero(as_tuple=True)
+    (empty,) = (total == 0).nonzero(as_tuple=True)
     return torch.cat([row, empty]), torch.cat([label, torch.full_like(empty, values.shape[1])])
 
 
