@@ -7,6 +7,7 @@ import pytest
 
 from xray_det.errors import InputError
 from xray_det.evaluation.over_seeds import OverSeeds, seed_spread
+from xray_det.evaluation.over_seeds_figure import sheet
 
 NAN = float("nan")
 
@@ -79,3 +80,23 @@ def test_the_spread_is_that_of_differences_inside_a_seed() -> None:
     pairs = [np.var(scores[:, a] - scores[:, b], ddof=1) for a, b in combinations(range(5), 2)]
     assert seed_spread(scores) == pytest.approx(np.sqrt(np.mean(pairs)))
     assert np.isnan(seed_spread([[1, 2]]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_figure_shows_every_seed_and_the_means(found: OverSeeds) -> None:
+    first, second = sheet(found).axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["a", "b", "c"]
+    assert (first.get_title(), second.get_title()) == ("AP", "tail")
+    line, *seeds, means = first.lines
+    assert line.get_xdata()[0] == pytest.approx(30), "the first arm's mean"
+    assert [dots.get_xdata().tolist() for dots in seeds] == [pytest.approx(x) for x in ([20, 40], [30, 70], [20, 20])]
+    assert means.get_xdata().tolist() == pytest.approx([30, 50, 20])
+    (ground,) = first.patches
+    assert ground.get_bbox().intervalx.tolist() == pytest.approx([10, 50]), "20 points to either side"
+    assert second.lines[-1].get_xdata().tolist() == pytest.approx([NAN, 20, 40], nan_ok=True)
+    # one seed has no spread; five metrics need a second line
+    values = np.full((2, 1, 5), 0.5)
+    few = OverSeeds(arms=("a", "b"), metrics=tuple("vwxyz"), values=values)
+    panels = sheet(few).axes
+    assert [panel.get_visible() for panel in panels] == [True] * 5 + [False] * 3
+    assert not any(panel.patches for panel in panels)

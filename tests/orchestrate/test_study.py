@@ -250,7 +250,8 @@ def test_a_study_trains_shares_records_and_goes_on(
     runs = client.search_runs([client.get_experiment_by_name("studies").experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert {run.data.tags.get("mlflow.parentRunId") for run in runs if run is not parent} == {parent.info.run_id}
-    assert {"tried.json", "tables"} == {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"tried.json", "tables", "figures"} == {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert (tmp_path / "results" / "tried.png").read_bytes().startswith(b"\x89PNG")
     # on another machine the record is enough for what is finished, and the rest says again why it is not
     elsewhere = told | {"out": str(tmp_path / "other")}
     del tried["wild"]

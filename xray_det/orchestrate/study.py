@@ -4,12 +4,13 @@ OUT/KEY/             a training, in a run folder called after what its numbers d
 OUT/NAME/            the study's own journal
 RESULTS/NAME.json    what its trainings were measured at (study_record.py), written after each: what is in there, or in
                      another study's file, is not trained again, on any machine
-RESULTS/NAME.md      its table
+RESULTS/NAME.md      its table; NAME.png beside it draws the same
 
 A training of several phases goes on from that of the phases before its last, which other arms may share: natural order,
 then soft-balance with this lambda or that.
 """
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -21,6 +22,7 @@ from xray_det import storage
 from xray_det.data.cluster import connect
 from xray_det.errors import InputError
 from xray_det.evaluation.over_seeds import OverSeeds
+from xray_det.evaluation.over_seeds_figure import sheet
 from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.progress import Display, Progress, State
 from xray_det.orchestrate.run_folder import PROGRESS, Result, RunFolder
@@ -167,6 +169,7 @@ def run_study(
             with Display(lambda: _states(missing), study.name, console=console, every_s=2.0, lines_s=60.0):
                 work.train(missing, child, concurrent)
             tracker.table(study.name, work.rows())
+            tracker.figure(study.name, sheet(work.found()))
             tracker.json(study.name, work.write())
     return work.conclude()
 
@@ -270,7 +273,7 @@ class Work:
         return write_record(self.results, self.study.name, arms, self.known, command=self.command)
 
     def conclude(self) -> OverSeeds:
-        """The study's two files, and the table on the console."""
+        """The study's files, and the table on the console."""
         self.write()
         found = self.found()
         commits = sorted({self.known[key].commit for key in self.trainings() if key in self.known})
@@ -278,6 +281,8 @@ class Work:
         parts = (f"# {self.study.name}", found.markdown(), about, *self.study.verdicts(found))
         text, address = "\n\n".join(parts) + "\n", storage.join(self.results, f"{self.study.name}.md")
         storage.write_bytes(address, text.encode())
+        sheet(found).savefig(image := io.BytesIO(), format="png", dpi=90)
+        storage.write_bytes(storage.join(self.results, f"{self.study.name}.png"), image.getvalue())
         self.console.print(text, f"table: {address}", sep="\n", markup=False, soft_wrap=True)
         return found
 
