@@ -14,7 +14,8 @@ from xray_det.data.schema import SHARD
 
 @pytest.mark.medium
 def test_the_datasets_library_decodes_our_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     source = MadeSource(tmp_path / "published", clean=True)
     manifest = ingest(source, str(tmp_path / "out"), rows=10, progress=False)
     files = str(tmp_path / "out/shards/*.parquet")
