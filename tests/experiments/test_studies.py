@@ -45,7 +45,7 @@ def keys() -> dict[str, dict[str, str]]:
         "sampling": sampling.arms(sampling.Args(), made),
         "hybrid": hybrid.table_4(hybrid.Args()),
         "ladder": ladder.arms(made),
-        "loss_functions": loss_functions.arms(made),
+        "loss_functions": loss_functions.arms(made, repeat=0.125),
     }
     patched.undo()
     return {name: {title: Identity.of(arm(1)).key for title, arm in of.items()} for name, of in arms.items()}
@@ -141,11 +141,17 @@ def test_what_the_ladder_and_the_losses_say() -> None:
     assert said[0] == "+ a helps: holds. +10.0 on baseline; the spread is +1.2."
     assert said[1] == "+ b helps: does not hold here. +0.0 on + a; the spread is +1.2."
     names = [f"{loss}, {rule}" for rule in ("natural", "class-aware") for loss in loss_functions.losses()]
-    values = {"focal, class-aware": (0.1, 0.1), "concurrent softmax, class-aware": (0.3, 0.3)}
-    natural, balanced, unrepaired, repaired = loss_functions.verdicts(found(names, values))
+    names.append("dist-CE, repeat-factor")
+    values = {
+        "focal, class-aware": (0.1, 0.1),
+        "concurrent softmax, class-aware": (0.3, 0.3),
+        "dist-CE, repeat-factor": (0.25, 0.25),
+    }
+    natural, balanced, repeated, unrepaired, repaired = loss_functions.verdicts(found(names, values))
     assert natural.startswith("Natural, from dist-CE: BCE +0.0, EQL v2 +0.0,")
     assert balanced.startswith("Class-aware, from dist-CE: concurrent softmax +10.0, BCE +0.0,")
     assert ", focal -10.0;" in balanced
+    assert repeated == "Repeat-factor, dist-CE: +5.0 on natural, +5.0 on class-aware."
     what = "concurrent softmax repairs look-alikes and missing leaves"
     assert unrepaired.startswith(
         f"Natural: {what}: does not hold here. Above softmax, noisy and clean: both +0.0 and +0.0;"
