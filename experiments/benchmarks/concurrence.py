@@ -15,8 +15,8 @@ in 3,400 shards as ingest writes them. Some objects have a second box of another
 Memory is the peak of what the driver and Ray's workers hold for themselves alone, and of it what the imports take is
 the larger part. The goal is under 120 s at scale 1 with two cores. Making the dataset costs some minutes more.
 
-As a whole not measured yet. The tasks of scale 0.1 (174,304 images, 1.24 million boxes), run one after another in one
-process without Ray, took 2.2 CPU seconds, reading included.
+Result at scale 1 on two quiet cores: ours 17.9 s and 848 MB for 1,743,042 images and 12.4 million boxes, the peer 515 s
+(scaled from 5,120 images), 29 times as long.
 """
 
 import os

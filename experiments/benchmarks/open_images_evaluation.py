@@ -16,7 +16,16 @@ hotcoco takes all cores, ours one. Memory is the process's peak, made scene incl
 differ by some 1e-6: hotcoco lets a detection whose best box is taken turn to another, the official tool does not (in
 the test, on boxes apart, they are equal).
 
-Result: not measured yet.
+Result at scale 1, two quiet cores, seconds and peak MB:
+
+    images    hotcoco        from arrays    same rules    all rules    by parts
+    10,000    0.25   530     0.51   530     0.49  293     0.34  266    0.53  344
+    20,000    0.50   979     1.30   979     1.06  495     0.71  437    0.82  495
+    40,000    1.03  1877     2.68  1877     2.38  902     1.47  785    1.76  801
+
+With all rules, of which most spare work, ours takes 1.42 times as long as hotcoco's evaluation (goal 1.5), by parts
+1.71 times; under hotcoco's rules 2.31 times, and 0.89 times where its reading counts too. Time is linear, memory under
+1 GB.
 """
 
 import multiprocessing
