@@ -20,7 +20,6 @@ Cost: seconds, and five more where MLflow is asked.
 """
 
 import hashlib
-import io
 import os
 import sys
 import warnings
@@ -132,12 +131,12 @@ def render(comparison: "Comparison") -> dict[str, bytes]:
     """The report's files by name."""
     from xray_det.evaluation.comparison_figure import sheet
     from xray_det.evaluation.comparison_html import page
+    from xray_det.evaluation.figures import png
 
-    image = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in letters that the font lacks; the page has them
-        sheet(comparison).savefig(image, format="png", dpi=120)
-    return {"report.html": page(comparison, image.getvalue()).encode(), "report.png": image.getvalue()}
+        image = png(sheet(comparison))
+    return {"report.html": page(comparison, image).encode(), "report.png": image}
 
 
 def log(report: dict[str, bytes], parent: str | None, resolver: "Resolver") -> str:

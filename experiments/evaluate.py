@@ -205,9 +205,7 @@ def class_table(scored: list[Scored]) -> str:
 
 def draw(scored: list[Scored], out: str) -> dict[str, bytes]:
     """Figures as PNG, written to OUT/figures: precision against recall, and average precision by frequency."""
-    import io
-
-    from xray_det.evaluation.figures import by_frequency, precision_recall
+    from xray_det.evaluation.figures import by_frequency, png, precision_recall
 
     drawn: dict[str, bytes] = {}
     for one in scored:
@@ -216,9 +214,8 @@ def draw(scored: list[Scored], out: str) -> dict[str, bytes]:
             "by_frequency": by_frequency({one.dataset: one.result}, one.counts),
         }
         for kind, figure in figures.items():
-            name, image = f"{one.dataset}_{one.protocol}_{kind}.png", io.BytesIO()
-            figure.savefig(image, format="png", dpi=120)
-            drawn[name] = image.getvalue()
+            name = f"{one.dataset}_{one.protocol}_{kind}.png"
+            drawn[name] = png(figure)
             storage.write_bytes(storage.join(out, "figures", name), drawn[name])
     return drawn
 

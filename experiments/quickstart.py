@@ -25,7 +25,6 @@ Cost: about five minutes on two cores for the miniature. Expect: AP rises most i
 there more than with --natural (README: how the figures compare).
 """
 
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +37,6 @@ from xray_det import storage
 from xray_det.errors import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.console import Console
 
     from xray_det.data.annotations import Selection
@@ -133,6 +131,7 @@ def describe(datasets: "list[Manifest]", folder: str, console: "Console") -> Non
     from xray_det.data.figures import histograms, long_tail
     from xray_det.data.report import class_table, statistics_table
     from xray_det.data.statistics import measure
+    from xray_det.evaluation.figures import png
 
     found = {m.name: measure(m) for m in datasets}
     console.print(statistics_table(found))
@@ -142,7 +141,7 @@ def describe(datasets: "list[Manifest]", folder: str, console: "Console") -> Non
     figures = {f"histograms_{name}": histograms(name, statistics) for name, statistics in found.items()}
     figures["long_tail"] = long_tail(counts, {m.name: m.space.names for m in datasets})
     for name, figure in figures.items():
-        save_figure(figure, storage.join(folder, f"{name}.png"))
+        storage.write_bytes(storage.join(folder, f"{name}.png"), png(figure))
     console.print(f"figures of the data: {storage.join(folder, 'long_tail.png')}")
 
 
@@ -225,7 +224,7 @@ def train_and_measure(experiment: "Experiment", folder: "RunFolder", console: "C
 
 def measured(experiment: "Experiment", folder: "RunFolder", tracker: "Tracker") -> list[dict[str, Any]]:
     """A row for each phase, validation set and protocol; AP by class of both phases to files and the tracker."""
-    from xray_det.evaluation.figures import classes_by_frequency
+    from xray_det.evaluation.figures import classes_by_frequency, png
     from xray_det.orchestrate.validation import read_measured
 
     rows: list[dict[str, Any]] = []
@@ -241,7 +240,7 @@ def measured(experiment: "Experiment", folder: "RunFolder", tracker: "Tracker") 
             classes.setdefault(key, {})[f"phase {number + 1}"] = of_classes
     for key, phases in classes.items():
         figure, name = classes_by_frequency(phases), f"by_frequency_{key.replace('/', '_')}.png"
-        save_figure(figure, folder.path("pictures", name))
+        storage.write_bytes(folder.path("pictures", name), png(figure))
         tracker.figure(name, figure)
     return rows
 
@@ -281,13 +280,6 @@ def conclude(result: dict[str, Any], console: "Console") -> None:
     for name, value in (("weights", "weights"), ("pictures", "pictures"), ("MLflow", "run")):
         console.print(f"{name:9} {result[value]}", soft_wrap=True)
     console.print("open the MLflow UI with: make ui")
-
-
-def save_figure(figure: "Figure", uri: str) -> None:
-    """A matplotlib figure as PNG, at any storage address."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    storage.write_bytes(uri, image.getvalue())
 
 
 if __name__ == "__main__":

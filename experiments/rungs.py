@@ -67,7 +67,6 @@ That most arms lie within the spread of the best makes the last claim an easy on
 seed of two.
 """
 
-import io
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -133,9 +132,10 @@ def main(args: Args) -> None:
         args = replace(args, epochs=(1, 2), rungs=(0.5,))
     found = conduct(args, "rungs", arms(args, natural(args)), lambda found: conclusions(args, found), METRICS)
     if not args.smoke:
-        image, address = io.BytesIO(), storage.join(runs(args), called(args, "rungs", smoke=args.smoke), "rungs.png")
-        draw(grid_of(args, found)).savefig(image, format="png", dpi=110)
-        storage.write_bytes(address, image.getvalue())
+        from xray_det.evaluation.figures import png
+
+        address = storage.join(runs(args), called(args, "rungs", smoke=args.smoke), "rungs.png")
+        storage.write_bytes(address, png(draw(grid_of(args, found)), dpi=110))
         print(f"figure: {address}")
 
 

@@ -21,8 +21,8 @@ pycocotools 2.0.11, lvis 0.5.3) are equal to the last bit. Seconds, and MB above
     coco, 0.125       0.90   460     0.81   377     0.62   156     4.07   951    202   1475
     lvis, 0.125       0.63   337     0.48   294     5.54   761    -              98.8   871
 
-At scale 1 ours takes 1.08 (LVIS 1.07) times the fastest's time, as was the goal (1.2); at 0.125, 1.46 (1.30) times, of
-which a part is its start. The reference tools take 224 and 157 times ours.
+At scale 1 ours takes 1.08 (LVIS 1.07) times the fastest's time, as was the goal (1.2); at 0.125, 1.46 (1.30) times.
+The reference tools take 224 and 157 times ours.
 """
 
 import contextlib

@@ -170,7 +170,7 @@ def test_fusion_of_many_groups_at_once_is_that_of_each_alone(seed: int, models: 
         np.testing.assert_allclose(found[0][mine][best], [box for box, _ in expected], rtol=1e-12)
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(5))
 def test_fusion_is_that_of_its_authors(case: int) -> None:
     """What their package made of drawn boxes; the package itself would bring a compiler with it."""
     made = json.loads((Path(__file__).parent / "fusion_of_its_authors.json").read_text())["cases"][case]
@@ -178,12 +178,9 @@ def test_fusion_is_that_of_its_authors(case: int) -> None:
     flat = [np.concatenate([np.array(model[name]) for model in models]) for name in ("boxes", "scores", "labels")]
     assert len(expected["scores"]) < len(flat[1]) / 2, "most were fused"
     found = fuse(*flat, np.full(len(flat[1]), len(models)), 0.55)
-    order, other = (
-        np.lexsort([boxes[:, 0], -scores.round(4)])
-        for boxes, scores in ((found[0], found[1]), (expected["boxes"], expected["scores"]))
-    )
+    order, other = np.argsort(-found[1]), np.argsort(-expected["scores"])
     assert found[2][order].tolist() == expected["labels"][other].tolist()
-    np.testing.assert_allclose(found[1][order], expected["scores"][other], rtol=1e-4)  # theirs are float32
+    np.testing.assert_allclose(found[1][order], expected["scores"][other], rtol=1e-5)  # theirs are float32
     np.testing.assert_allclose(found[0][order], expected["boxes"][other], atol=1e-5)
 
 

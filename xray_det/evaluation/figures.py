@@ -1,5 +1,6 @@
 """Figures of a result. matplotlib is imported when one is drawn; the figures are returned, not shown or saved."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,13 @@ def classes_by_frequency(measured: Mapping[str, Sequence[ClassRow]]) -> "Figure"
     if len(order) <= _NAMED:
         name_classes(below, [classes[row].name for row in order])
     return figure
+
+
+def png(figure: "Figure", dpi: int = 120) -> bytes:
+    """The figure as a PNG file."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=dpi)
+    return image.getvalue()
 
 
 def draw_counts(axes: "Axes", counts: NDArray[np.int64]) -> None:

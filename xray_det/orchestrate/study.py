@@ -10,7 +10,6 @@ A training of several phases goes on from that of the phases before its last, wh
 then soft-balance with this lambda or that.
 """
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -21,6 +20,7 @@ from rich.console import Console
 from xray_det import storage
 from xray_det.data.cluster import connect
 from xray_det.errors import InputError
+from xray_det.evaluation.figures import png
 from xray_det.evaluation.over_seeds import OverSeeds
 from xray_det.evaluation.over_seeds_figure import sheet
 from xray_det.orchestrate.experiment import Experiment
@@ -281,8 +281,7 @@ class Work:
         parts = (f"# {self.study.name}", found.markdown(), about, *self.study.verdicts(found))
         text, address = "\n\n".join(parts) + "\n", storage.join(self.results, f"{self.study.name}.md")
         storage.write_bytes(address, text.encode())
-        sheet(found).savefig(image := io.BytesIO(), format="png", dpi=90)
-        storage.write_bytes(storage.join(self.results, f"{self.study.name}.png"), image.getvalue())
+        storage.write_bytes(storage.join(self.results, f"{self.study.name}.png"), png(sheet(found), dpi=90))
         self.console.print(text, f"table: {address}", sep="\n", markup=False, soft_wrap=True)
         return found
 
