@@ -134,6 +134,7 @@ def test_images_written_in_any_order_are_scored_in_the_datasets(
 
 
 @pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
 def test_by_ray(tmp_path: Path, dataset: Manifest, detections: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "PART_IMAGES", 10)
     found = assess(write(tmp_path, dataset, detections), Selection(folder=dataset.folder), PROTOCOLS)
