@@ -78,8 +78,8 @@ class Display:
     """Shows how far trainings are while the body of a ``with`` runs: a bar each, or lines where there is no terminal.
 
     Args:
-        read: title -> state of each training that has begun, as often as it is asked.
-        title: what is shown before the first one has.
+        read: title -> state of each training under way, as often as it is asked; a bar goes with its training.
+        title: what is shown before the first one has begun.
         lines_s: seconds between two lines of a training.
     """
 
@@ -96,11 +96,9 @@ class Display:
         self._console = console or Console()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="progress")
-        self._began = time.monotonic()
         self._stale = read()  # of an attempt before this one
 
     def __enter__(self) -> Self:
-        self._began = time.monotonic()
         self._thread.start()
         return self
 
@@ -122,36 +120,42 @@ class Display:
         else:
             self._poll(self._lines())
 
-    def _poll(self, show: Callable[[str, State], None]) -> None:
+    def _poll(self, show: Callable[[Mapping[str, State]], None]) -> None:
         last = False
         while not last:
             last = self._done.wait(self._every_s)  # once more after the end, for the last steps
-            for title, state in self._read().items():
-                if state != self._stale.get(title):
-                    show(title, state)
+            show({title: state for title, state in self._read().items() if state != self._stale.get(title)})
 
-    def _bars(self, bar: Bar) -> Callable[[str, State], None]:
+    def _bars(self, bar: Bar) -> Callable[[Mapping[str, State]], None]:
         tasks: dict[str, TaskID] = {}
         waiting = bar.add_task(f"{self._title}: starting workers", total=None)
 
-        def show(title: str, state: State) -> None:
-            bar.update(waiting, visible=False)
-            if title not in tasks:
-                tasks[title] = bar.add_task(title)
-            bar.update(tasks[title], description=_where(title, state), completed=state.step, total=state.total_steps)
+        def show(states: Mapping[str, State]) -> None:
+            bar.update(waiting, visible=not (states or tasks))
+            for title in tasks.keys() - states.keys():
+                bar.remove_task(tasks.pop(title))
+            for title, state in states.items():
+                if title not in tasks:
+                    tasks[title] = bar.add_task(title)
+                where = _where(title, state)
+                bar.update(tasks[title], description=where, completed=state.step, total=state.total_steps)
 
         return show
 
-    def _lines(self) -> Callable[[str, State], None]:
+    def _lines(self) -> Callable[[Mapping[str, State]], None]:
         """For a log: a line at the first step, then now and then, and at the end."""
+        began: dict[str, float] = {}
         printed: dict[str, tuple[float, int]] = {}
 
-        def show(title: str, state: State) -> None:
-            now, step = time.monotonic() - self._began, state.step
-            at, before = printed.get(title, (-self._lines_s, -1))
-            if step != before and (now - at >= self._lines_s or step == state.total_steps):
-                printed[title] = (now, step)
-                self._console.print(f"{_where(title, state)}  step {step} of {state.total_steps}  {now:.0f} s")
+        def show(states: Mapping[str, State]) -> None:
+            for title, state in states.items():
+                now = time.monotonic()
+                took = now - began.setdefault(title, now)
+                at, before = printed.get(title, (now - self._lines_s, -1))
+                if state.step != before and (now - at >= self._lines_s or state.step == state.total_steps):
+                    printed[title] = (now, state.step)
+                    told = f"{_where(title, state)}  step {state.step} of {state.total_steps}  {took:.0f} s"
+                    self._console.print(told)
 
         return show
 

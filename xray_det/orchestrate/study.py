@@ -166,7 +166,7 @@ def run_study(
                 mlflow_experiment=MLFLOW_EXPERIMENT,
                 allotted=allotted,
             )
-            with Display(lambda: _states(missing), study.name, console=console, every_s=2.0, lines_s=60.0):
+            with Display(lambda: work.under_way(missing), study.name, console=console, every_s=2.0, lines_s=60.0):
                 work.train(missing, child, concurrent)
             tracker.table(study.name, work.rows())
             tracker.figure(study.name, sheet(work.found()))
@@ -176,13 +176,6 @@ def run_study(
 
 def _workers(training: Training) -> int:
     return training.experiment.workers
-
-
-def _states(trainings: Sequence[Training]) -> dict[str, State]:
-    states: dict[str, State] = {}
-    for training in trainings:
-        states |= Progress(storage.join(training.experiment.folder, PROGRESS)).named(training.title)
-    return states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +237,14 @@ class Work:
             self.known[training.key] = _outcome(training, result)
             self.write()
             self.tell(training, len(missing) - ended)
+
+    def under_way(self, missing: Sequence[Training]) -> dict[str, State]:
+        """How far each training that has begun and is not known yet is."""
+        states: dict[str, State] = {}
+        for training in missing:
+            if training.key not in self.known:
+                states |= Progress(storage.join(training.experiment.folder, PROGRESS)).named(training.title)
+        return states
 
     def tell(self, training: Training, left: int) -> None:
         outcome = self.known[training.key]
