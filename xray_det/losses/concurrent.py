@@ -35,8 +35,8 @@ class ConcurrentSoftmax:
     """Softmax whose classes compete the less, the more often they are labels of one object.
 
     Attributes:
-        train: rates: eq. 3. labels: eq. 3 with r = 0, only the labels of a box itself do not compete. plain: as
-            ``Softmax`` trains.
+        train: rates: eq. 3. labels: eq. 3 with r = 0, only the labels of a box itself do not compete. plain: eqs 1 and
+            2, where they do, as ``Softmax(labels="each")`` trains.
         test: rates: eq. 5. plain: the softmax of the logits.
         iou: two boxes of at least this overlap are one object, when r is counted.
         hierarchy_rate_train, hierarchy_rate_test: r of a class and its ancestor, both ways. In training labels are
@@ -62,7 +62,7 @@ class ConcurrentSoftmax:
 
     @property
     def plain(self) -> Softmax:
-        return Softmax(background_prior=self.background_prior)
+        return Softmax(labels="each", background_prior=self.background_prior)
 
     @property
     def needs(self) -> Needs | None:
