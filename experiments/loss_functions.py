@@ -51,15 +51,15 @@ classes and of the tail, and AP on clean truth, mean of two seeds:
     spread of a difference             3.3    4.8     2.5
 
 Concurrent softmax repairs look-alikes and missing leaves: does not hold here. In both it is 1.2 above softmax in
-natural order and 3.3 class-aware, against a spread of 3.3 (paper: 1.5 class-aware). In testing alone it gains as much,
-3.5 and 3.4 (paper: 0.3); in training alone it loses 12.0 and 7.5 (paper: gains 1.1). What testing adds to training
-comes from the rate 1 between a class and its ancestors: with 0 nothing is left of it. The paper's order of the losses
-does not show either: BCE is the best on the noise under both samplings (paper: below softmax), 8.6 above softmax with
-class-aware sampling, though on clean truth it is 5.0 below concurrent softmax there. dist-CE is below softmax, not above it: the two
-differ in the weight of a box with several labels alone, as a letter's has with its parents', and no arm has converged
-(hybrid.py). Effective number is the worst (paper: above natural softmax). Of the later ones federated loss is the best;
-none but federated in natural order is above softmax by more than the spread. Class-aware sampling helps every loss by
-13 to 23 points (paper: softmax by 17).
+natural order and 3.3 class-aware, against a spread of 3.3 (paper: 1.5 class-aware). In testing alone it gains as
+much, 3.5 and 3.4 (paper: 0.3); in training alone it loses 12.0 and 7.5 (paper: gains 1.1). What testing adds to
+training comes from the rate 1 between a class and its ancestors: with 0 nothing is left of it. The paper's order of
+the losses does not show either: BCE is the best on the noise under both samplings (paper: below softmax), 8.6 above
+softmax with class-aware sampling, though on clean truth it is 5.0 below concurrent softmax there. dist-CE is below
+softmax, not above it: the two differ in the weight of a box with several labels alone, as a letter's has with its
+parents', and no arm has converged (hybrid.py). Effective number is the worst (paper: above natural softmax). Of the
+later ones federated loss is the best; none but federated in natural order is above softmax by more than the spread.
+Class-aware sampling helps every loss by 13 to 23 points (paper: softmax by 17).
 """
 
 import sys
