@@ -2,6 +2,12 @@
 
     python experiments/subset.py ~/xray_det/open_images --split train --images 115000 --out ~/xray_det/mini-train
     python experiments/subset.py ~/xray_det/open_images --split validation --images 5000 --out ~/xray_det/mini-val
+    python experiments/subset.py ~/xray_det/objects365 --split train --ranks 301-365 --out ~/xray_det/tiny-train
+
+--ranks leaves the classes of these ranks alone (1 has most boxes in the training images): the images that hold one of
+them, all or --images of them, with the boxes of these classes. Ranks 301-365 of Objects365 are its 65 rarest classes,
+a tiny track (paper 003); a detector of all classes begins it with train.py --set start_from=WEIGHTS, which takes the
+classifier's rows by name.
 
 OUT is a dataset like any ingested one: train.py, describe.py and evaluate.py take its folder. Annotations are copied;
 images stay where they are. The choice follows from the data, the number of images and the seed alone. Every class that
@@ -30,8 +36,10 @@ class Args:
     """The ingested dataset."""
     out: str
     """The folder to make: a local path, s3:// or gs://."""
-    images: int
-    """How many images."""
+    images: int | None = None
+    """How many images; all unless given."""
+    ranks: str | None = None
+    """FIRST-LAST of the classes to keep, by boxes of the training images; all unless given."""
     split: str | None = None
     """Choose among the images of this split."""
     seed: int = 0
@@ -53,23 +61,29 @@ def main(args: Args) -> None:
     from xray_det.data.statistics import measure
     from xray_det.data.subset import shares, subset
     from xray_det.labels.frequency import bands
+    from xray_det.orchestrate.command_line import read_ranks
     from xray_det.storage import write_bytes
 
-    made = subset(args.folder, args.out, args.images, split=args.split, seed=args.seed, name=args.name)
-    before, after = measure(Manifest.load(args.folder), args.split), measure(made)
-    found, names = shares(before, after), made.space.names
+    if args.images is None and args.ranks is None:
+        raise InputError("--images", "nothing says how small", "Give a number of images, or --ranks FIRST-LAST")
+    ranks = None if args.ranks is None else read_ranks("--ranks", args.ranks)
+    made = subset(args.folder, args.out, args.images, ranks=ranks, split=args.split, seed=args.seed, name=args.name)
+    whole, names = Manifest.load(args.folder), made.space.names
+    was, after = measure(whole, args.split), measure(made).instance_counts
+    before = was.instance_counts[[whole.space.row_of_name[name] for name in names]]
+    found = shares(before, after)
     table = Table("", "classes", "boxes before", "after", "change of the share: median", "largest", "of class")
     for column in range(1, 6):
         table.columns[column].justify = "right"
-    for band, rows in bands(before.instance_counts).items():
+    for band, rows in bands(before).items():
         if len(rows):
             off = np.abs(found["change"][rows] - 1)
-            cells = [f"{before.instance_counts[rows].sum():,}", f"{after.instance_counts[rows].sum():,}"]
+            cells = [f"{before[rows].sum():,}", f"{after[rows].sum():,}"]
             worst = escape(names[rows[int(off.argmax())]])
             table.add_row(band, f"{len(rows):,}", *cells, f"{np.median(off):.2%}", f"{off.max():.2%}", worst)
     console = Console(highlight=False)
     console.print(
-        f"{escape(made.name)} (fingerprint {made.fingerprint}): {made.images:,} of {int(before.images):,} images"
+        f"{escape(made.name)} (fingerprint {made.fingerprint}): {made.images:,} of {int(was.images):,} images"
     )
     console.print(table)
     if args.json is not None:

@@ -86,6 +86,18 @@ def assigned(experiment: "Experiment", assignments: Iterable[str]) -> "Experimen
     return experiment
 
 
+def read_ranks(option: str, text: str) -> tuple[int, int]:
+    """First and last rank of ``FIRST-LAST``.
+
+    Raises:
+        InputError: it is written otherwise.
+    """
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal()):
+        raise InputError(f"{option} {text}", "is no band", "Write FIRST-LAST, for example 151-300")
+    return int(first), int(last)
+
+
 def choose(text: str, wanted: tuple[str, ...]) -> "Selection":
     """FOLDER@SPLIT, or FOLDER: its first split of these names, all images where it has none of them."""
     from xray_det.data.annotations import Selection

@@ -1,0 +1,72 @@
+"""The annotations of some of a dataset's classes alone: what is left of its shards' rows when the others go."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from xray_det.data.annotations import box_labels, ragged
+from xray_det.data.manifest import Manifest
+from xray_det.errors import InputError
+
+Rows = npt.NDArray[np.int32]
+
+
+def renumbering(manifest: Manifest, rows: Sequence[int]) -> Rows:
+    """int32 [C]: the place of each class among ``rows``, -1 for those that go.
+
+    Raises:
+        InputError: a class that stays is above or below one that goes: a box of the one may show the other.
+    """
+    table = np.full(len(manifest.space), -1, np.int32)
+    table[list(rows)] = np.arange(len(rows))
+    if manifest.hierarchy is not None:
+        ancestors = manifest.hierarchy.ancestors(manifest.space)
+        torn = np.argwhere((ancestors | ancestors.T) & (table >= 0)[:, None] & (table < 0))
+        if len(torn):
+            stays, goes = (manifest.space.names[row] for row in torn[0])
+            problem = f"{stays!r} would stay and {goes!r} go, and one is a kind of the other"
+            raise InputError(manifest.name, problem, "Choose among classes that no hierarchy relates")
+    return table
+
+
+def narrowed(images: pa.Table, table: Rows) -> pa.Table:
+    """SHARD rows with the labels of the classes that stay, renumbered; a box that has none of them goes.
+
+    Args:
+        images: B rows of schema.SHARD.
+        table: of ``renumbering``.
+    """
+    images = images.combine_chunks()
+    flags, offsets = ragged(images.column("flags").combine_chunks())
+    labels, box = box_labels(images.column("labels").combine_chunks())
+    labels, box = table[labels][table[labels] >= 0], box[table[labels] >= 0]
+    each = np.bincount(box, minlength=len(flags))
+    stays = each > 0
+    image = np.repeat(np.arange(images.num_rows), np.diff(offsets))
+    for name in ("boxes", "area", "visible_boxes", "flags", "labels"):
+        column = images.column(name).combine_chunks()
+        known = ~column.is_null().to_numpy(zero_copy_only=False)[image]  # of the boxes, who has an entry here
+        kept = np.flatnonzero(stays[known])
+        ends = np.cumsum(np.bincount(image[stays & known], minlength=images.num_rows))
+        bounds = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+        if name == "labels":
+            inner = pa.array(np.concatenate([[0], np.cumsum(each[stays])]).astype(np.int32))
+            values = pa.ListArray.from_arrays(inner, pa.array(labels.astype(np.int32)))
+        else:
+            values = column.flatten().take(pa.array(kept))
+        made = pa.ListArray.from_arrays(bounds, values, mask=column.is_null() if column.null_count else None)
+        images = _with(images, name, made)
+    for name in ("verified_positive", "verified_negative", "not_exhaustive"):
+        values, bounds = ragged(images.column(name).combine_chunks())
+        mapped, image = table[values], np.repeat(np.arange(images.num_rows), np.diff(bounds))
+        ends = np.cumsum(np.bincount(image[mapped >= 0], minlength=images.num_rows))
+        starts = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+        images = _with(images, name, pa.ListArray.from_arrays(starts, pa.array(mapped[mapped >= 0])))
+    return images
+
+
+def _with(images: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    field = images.schema.field(name)
+    return images.set_column(images.schema.get_field_index(name), field, column.cast(field.type))
