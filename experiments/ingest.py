@@ -10,7 +10,8 @@ What is found is counted by kind, and listed image by image in the folder (findi
 repaired   flagged and not trained on: a box without area (no_area) or not finite (not_finite), a repeat (repeat);
            clipped when loaded: a box over the edge (outside); one place under several labels: one box (several_labels);
            corrected: sizes, file names, EXIF, greyscale (wrong_size, wrong_file_name, exif_rotated, bad_exif,
-           greyscale); kept: coordinates from 0 in a VOC file (zero_based); named: the same bytes twice
+           greyscale); taken back: an image-level label that a class is there, and one that it is not
+           (contradictory_label); kept: coordinates from 0 in a VOC file (zero_based); named: the same bytes twice
            (duplicate_image), or in two splits (in_two_splits; by likeness: alike_in_two_splits).
 quarantined  the image is in no shard: truncated_image, unreadable_image, missing_image, no_annotation, image_bomb.
 

@@ -244,6 +244,25 @@ def test_quarantine_names_each_reason(tmp_path: Path) -> None:
     assert [digest[0] for digest in found.digests] == ["ok.jpg"]
 
 
+def test_labels_that_contradict_each_other_are_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(32, 32))
+    labels = {"fine": ([0, 2], [1]), "torn": ([1, 3, 5], [0, 3, 5]), "gone": ([7], [7]), "bare": ([], [3])}
+    batch = batch_of([{"id": name, "path": None if name == "gone" else "a.jpg"} for name in labels])
+    for column, sign in (("verified_positive", 0), ("verified_negative", 1)):
+        at = batch.schema.get_field_index(column)
+        values = pa.array([pair[sign] for pair in labels.values()], pa.list_(pa.int32()))
+        batch = batch.set_column(at, batch.schema.field(at), values)
+    for part in (batch, batch.slice(1)):  # offsets of a slice do not begin at 0
+        found = examine(part, dataset="d", image_root=tmp_path, normalized=False)
+        rows = found.shard.to_pylist()
+        kept = {row["image_id"]: (row["verified_positive"], row["verified_negative"]) for row in rows}
+        expected = {"fine": ([0, 2], [1]), "torn": ([1], [0]), "bare": ([], [3])}
+        assert kept == {name: expected[name] for name in part["image_id"].to_pylist() if name in expected}
+        assert found.repaired == {"contradictory_label": 1}
+        (finding,) = found.findings.to_pylist()
+        assert (finding["image_id"], finding["detail"]) == ("torn", "rows of the class table: 3, 5")
+
+
 def test_merging_keeps_order_flags_area_and_visible_boxes(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(100, 100))
     place, other = [0, 0, 10, 10], [5, 5, 20, 20]

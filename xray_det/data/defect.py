@@ -19,6 +19,7 @@ class Defect(StrEnum):
     BAD_EXIF = "bad_exif"  # an orientation that does not exist; read as none
     GREYSCALE = "greyscale"  # read as RGB
     ZERO_BASED = "zero_based"  # a VOC file (counted from 1) holds a coordinate 0: kept
+    CONTRADICTORY_LABEL = "contradictory_label"  # a class verified both present and absent: neither is kept
     # an image: quarantined
     TRUNCATED_IMAGE = "truncated_image"  # the file ends too early
     UNREADABLE_IMAGE = "unreadable_image"  # empty, damaged, or not an image

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from xray_det.data.annotations import ragged
 from xray_det.data.boxes import BoxFindings, examine_boxes, select_boxes
 from xray_det.data.defect import QUARANTINED, Defect, parse_note
 from xray_det.data.images import BadImage, ImageFacts, boxes_upright, decode, verify
@@ -84,6 +85,7 @@ def examine(
     flags = batch.column("flags").flatten().to_numpy()
     labels = batch.column("labels").flatten().to_numpy()
     found = examine_boxes(boxes, offsets, sizes, flags, labels, tolerance=1e-3)
+    batch = _without_contradictions(batch, looked)
 
     findings = list[tuple[str, str, str]]()
     repaired: Counter[str] = Counter()
@@ -145,6 +147,29 @@ def _look(image_root: Path, path: str | None, notes: list[str], phash: bool) -> 
     if phash:
         look.phash = _perceptual(data)
     return look
+
+
+def _without_contradictions(batch: pa.RecordBatch, looked: list[_Looked]) -> pa.RecordBatch:
+    """The batch without the image-level labels that say of a class both that it is there and that it is not."""
+    names = ("verified_positive", "verified_negative")
+    keys = []
+    for name in names:
+        labels, offsets = ragged(batch.column(name))
+        keys.append(np.repeat(np.arange(len(looked)), np.diff(offsets)) << 32 | labels)
+    both = np.intersect1d(*keys)
+    if not len(both):
+        return batch
+    for row in np.unique(both >> 32):
+        classes = ", ".join(str(label) for label in both[both >> 32 == row] & (2**32 - 1))
+        looked[row].notes.append((Defect.CONTRADICTORY_LABEL, f"rows of the class table: {classes}"))
+    for name, own in zip(names, keys, strict=True):
+        own = own[~np.isin(own, both)]
+        offsets = np.searchsorted(own >> 32, np.arange(len(looked) + 1))
+        values = pa.ListArray.from_arrays(
+            pa.array(offsets.astype(np.int32)), pa.array((own & (2**32 - 1)).astype(np.int32))
+        )
+        batch = batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), values)
+    return batch
 
 
 def _perceptual(data: bytes) -> str:
