@@ -17,6 +17,7 @@ from xray_det.labels.space import Class, LabelSpace
 
 NAMES = ("cup", "plate", "fork", "spoon", "knife")
 IMAGES, PART = 23, 10
+MOST = {"made": 100}
 
 
 def iou(a: Any, b: Any) -> float:
@@ -128,7 +129,7 @@ def predictions(tmp_path: Path) -> list[Prediction]:
 def test_a_combination_is_that_of_plain_loops(
     tmp_path: Path, predictions: list[Prediction], how: Combination, most: int
 ) -> None:
-    result = combine(predictions, str(tmp_path / "out"), how, max_detections=most)
+    result = combine(predictions, str(tmp_path / "out"), how, most={"made": most})
     found, expected = triples(open_prediction(result.folder)), plainly(predictions, how, most)
     assert list(found) == [str(number) for number in range(IMAGES)]
     assert result.space == predictions[0].space
@@ -145,7 +146,7 @@ def test_a_class_that_one_detector_has_is_fused_with_nothing(tmp_path: Path, pre
     apart = tmp_path / "apart"
     general = predicted(apart, NAMES, seed=9)
     only = [row for rows in triples(general).values() for row in rows if row[0] in ("cup", "spoon")]
-    fused_too = triples(combine([general, *predictions[1:]], str(tmp_path / "out"), Fusion(iou=0.999)))
+    fused_too = triples(combine([general, *predictions[1:]], str(tmp_path / "out"), Fusion(iou=0.999), most=MOST))
     found = [row for rows in fused_too.values() for row in rows if row[0] in ("cup", "spoon")]
     assert found == only
 
@@ -193,32 +194,32 @@ def test_a_combination_goes_on_where_it_stopped_and_refuses_another(
     tmp_path: Path, predictions: list[Prediction]
 ) -> None:
     out = tmp_path / "out"
-    before = triples(combine(predictions, str(out), Fusion()))
+    before = triples(combine(predictions, str(out), Fusion(), most=MOST))
     parts = sorted(out.glob("*.parquet"))
     parts[1].unlink()
     marks = {part: part.stat().st_mtime_ns for part in (parts[0], parts[2])}
-    assert triples(combine(predictions, str(out), Fusion())) == before
+    assert triples(combine(predictions, str(out), Fusion(), most=MOST)) == before
     assert {part: part.stat().st_mtime_ns for part in marks} == marks
     with pytest.raises(InputError, match=r"how\.iou: 0\.55 -> 0\.6"):
-        combine(predictions, str(out), Fusion(iou=0.6))
+        combine(predictions, str(out), Fusion(iou=0.6), most=MOST)
     with pytest.raises(InputError, match="combined"):
-        combine(predictions[:2], str(out), Fusion())
+        combine(predictions[:2], str(out), Fusion(), most=MOST)
 
 
 def test_what_cannot_be_combined_is_refused(tmp_path: Path, predictions: list[Prediction]) -> None:
     general, out = predictions[0], str(tmp_path / "out")
     with pytest.raises(InputError, match="learned 'cup', which is no class of the general"):
-        combine([predictions[1], general], out, Union())
+        combine([predictions[1], general], out, Union(), most=MOST)
     with pytest.raises(InputError, match=r"1 and .*1 both learned 'plate'"):
-        combine([general, predictions[1], predictions[1]], out, Own())
+        combine([general, predictions[1], predictions[1]], out, Own(), most=MOST)
     with pytest.raises(InputError, match="5 parts, not 3"):
-        combine([general, predicted(tmp_path / "parts", ("cup",), 5, part_images=5)], out, Own())
+        combine([general, predicted(tmp_path / "parts", ("cup",), 5, part_images=5)], out, Own(), most=MOST)
     other = predicted(tmp_path / "other", ("cup",), 5)
     table = parquet.read_table(other.uris[1])
     renamed = table.set_column(0, table.schema.field(0), array([f"x{n}" for n in range(table.num_rows)]))
     parquet.write_table(renamed, tmp_path / "other" / "part-00001.parquet")
     with pytest.raises(InputError, match=r"other images than .*part 1 has other values of image_id"):
-        combine([general, other], out, Own())
+        combine([general, other], out, Own(), most=MOST)
     for kind in (Union, Fusion):
         with pytest.raises(InputError, match=r"1\.5 is no overlap"):
             kind(iou=1.5)

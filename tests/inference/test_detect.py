@@ -81,6 +81,12 @@ def test_rows_are_images_and_their_detections_fall_in_score(pairs: list[tuple[in
         assert row["labels"] == expected
         assert row["scores"] == [pairs[k][1] for k in expected]
         assert row["boxes"] == [boxes[k].tolist() for k in expected]
+    # of two datasets' images the best one, and the best three
+    cut = detection_rows(found, list("abcde"), ["d", "e", "d", "e", "d"], {"d": 1, "e": 3}).to_pylist()
+    limits = [1, 3, 1, 3, 1]
+    assert [row["labels"] for row in cut] == [
+        row["labels"][:limit] for row, limit in zip(batch.to_pylist(), limits, strict=True)
+    ]
 
 
 def test_the_class_table_travels_with_the_schema() -> None:

@@ -1,6 +1,7 @@
 """Prediction by Ray Data against a plain loop, and across restarts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -108,6 +109,23 @@ def test_a_prediction_goes_on_where_it_stopped_and_refuses_another(tmp_path: Pat
     larger = Augmentation(short_side=(64,))
     with pytest.raises(InputError, match=r"augmentation\.short_side"):
         predict(made, [selection], str(out), augmentation=larger, settings=SETTINGS, progress=False)
+
+
+def test_as_many_detections_as_the_datasets_protocol_counts(tmp_path: Path) -> None:
+    folder = dataset(tmp_path, 6)
+    made, sides = weights(tmp_path / "weights", Manifest.load(folder).space), Augmentation(short_side=(64,))
+
+    def predicted(out: str) -> dict[str, np.ndarray]:
+        chosen = [Selection(folder=folder)]
+        return found_in(predict(made, chosen, str(tmp_path / out), augmentation=sides, settings=SETTINGS))
+
+    few = predicted("coco")
+    assert max(map(len, few.values())) == 20, "the detector's own"
+    replace(Manifest.load(folder), format="lvis").save(folder)
+    many = predicted("lvis")
+    assert 20 < max(map(len, many.values())) <= 300
+    for image, rows in few.items():
+        np.testing.assert_array_equal(many[image][: len(rows)], rows)
 
 
 def test_sizes_come_from_the_experiment_with_nothing_random(tmp_path: Path) -> None:

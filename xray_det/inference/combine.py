@@ -5,7 +5,7 @@ a restarted combination leaves out those that are there. Letters: C classes of t
 part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
@@ -85,7 +85,7 @@ class Found:
         return Found(**{name: values[rows] for name, values in vars(self).items()})
 
 
-def combine(predictions: Sequence[Prediction], out: str, how: Combination, *, max_detections: int = 100) -> Prediction:
+def combine(predictions: Sequence[Prediction], out: str, how: Combination, *, most: Mapping[str, int]) -> Prediction:
     """Combine predictions of the same images; finished parts of an earlier call are kept.
 
     Args:
@@ -93,7 +93,7 @@ def combine(predictions: Sequence[Prediction], out: str, how: Combination, *, ma
             found among those by name.
         out: folder for the result, a local path or URI; it is a prediction like any other.
         how: what is done where several detectors learned a class.
-        max_detections: the best of an image that are kept.
+        most: dataset -> how many detections of an image are kept (predict.most_detections).
 
     Raises:
         InputError: a class that the general detector lacks, other images, two experts for one class (``Own``), or
@@ -114,14 +114,14 @@ def combine(predictions: Sequence[Prediction], out: str, how: Combination, *, ma
         {
             "combined": [fingerprint(each_said) for each_said in said],
             "how": {"type": type(how).__name__, **vars(how)},
-            "max_detections": max_detections,
+            "most": dict(most),
             **{name: said[0][name] for name in ("data", "images", "part_images")},
         },
     )
     result = Prediction(folder=out, parts=general.parts, space=general.space)
     missing = [part for part in range(result.parts) if not storage.exists(result.uris[part])]
     task = partial(_combine_part, predictions=tuple(predictions), learned=learned, result=result, how=how)
-    for _ in each(partial(task, max_detections=max_detections), missing):
+    for _ in each(partial(task, most=most), missing):
         pass
     return result
 
@@ -154,7 +154,7 @@ def _combine_part(
     learned: npt.NDArray[np.bool_],
     result: Prediction,
     how: Combination,
-    max_detections: int,
+    most: Mapping[str, int],
 ) -> None:
     tables = [read_table(prediction.uris[part]) for prediction in predictions]
     for prediction, table in zip(predictions[1:], tables[1:], strict=True):
@@ -163,8 +163,7 @@ def _combine_part(
                 raise _other_images(prediction, predictions[0], f"part {part} has other values of {name}")
     found = [_found(t, _rows(result.space, p), n) for n, (t, p) in enumerate(zip(tables, predictions, strict=True))]
     together = Found(**{name: np.concatenate([getattr(f, name) for f in found]) for name in vars(found[0])})
-    rows = _best(combined(together, learned, how), max_detections)
-    write_table(_table(rows, tables[0], result.space), result.uris[part])
+    write_table(_table(combined(together, learned, how), tables[0], result.space, most), result.uris[part])
 
 
 def _found(table: pa.Table, rows: Ints, detector: int) -> Found:
@@ -201,15 +200,8 @@ def combined(found: Found, learned: npt.NDArray[np.bool_], how: Combination) -> 
     return Found(image=image, label=label, boxes=boxes, scores=scores, detector=np.zeros_like(image))
 
 
-def _best(found: Found, most: int) -> Found:
-    """The ``most`` detections of each image that score best, by image."""
-    order = np.lexsort((-found.scores, found.image))
-    image = found.image[order]
-    return found.take(order[np.arange(len(order)) - np.searchsorted(image, image) < most])
-
-
-def _table(found: Found, images: pa.Table, space: LabelSpace) -> pa.Table:
+def _table(found: Found, images: pa.Table, space: LabelSpace, most: Mapping[str, int]) -> pa.Table:
     boxes, scores, labels, image = map(torch.from_numpy, (found.boxes, found.scores, found.label, found.image))
     detections = Detections(boxes=boxes.float(), scores=scores.float(), labels=labels, image=image)
-    rows = detection_rows(detections, images["image_id"].to_pylist(), images["dataset"].to_pylist())
+    rows = detection_rows(detections, images["image_id"].to_pylist(), images["dataset"].to_pylist(), most)
     return pa.Table.from_batches([rows]).replace_schema_metadata(detection_schema(space).metadata)

@@ -29,6 +29,7 @@ from xray_det.config import difference, from_dict
 from xray_det.data import wire
 from xray_det.data.annotations import Annotations, Selection, Source
 from xray_det.data.augmentation import Augmentation
+from xray_det.data.manifest import Manifest
 from xray_det.data.shards import read_table
 from xray_det.errors import InputError
 from xray_det.inference.detect import detect, detection_rows, detection_schema
@@ -39,6 +40,8 @@ from xray_det.models.weights import WEIGHTS_FILE, load_detector, read_config
 
 #: In a prediction's folder: what was predicted with what.
 DESCRIPTION: Final = "prediction.json"
+#: Detections of an image that LVIS's protocol counts (evaluation/lvis.py).
+LVIS_DETECTIONS: Final = 300
 #: So few images are predicted in this process, unless Ray is up: starting it takes longer.
 _HERE_IMAGES: Final = 64
 _Part: TypeAlias = tuple[int, np.ndarray, pa.Table]
@@ -111,6 +114,9 @@ def predict(
 ) -> Prediction:
     """Predict every image of the selections; finished parts of an earlier call are kept.
 
+    How many detections of an image are kept is what the detector was set to (``decoding.max_detections``), of a dataset
+    that was published as LVIS at least the 300 that its protocol counts.
+
     Args:
         weights: folder that models.weights.save_detector wrote.
         selections: ingested datasets; their names must differ.
@@ -127,13 +133,15 @@ def predict(
     if len(set(names)) < len(names):
         raise InputError("selections", f"two datasets are named {names}", "Predict them into folders of their own")
     augmentation = (augmentation or trained_augmentation(weights)).evaluation()
-    space = LabelSpace.from_json(read_config(weights)["label_space"])
+    config = read_config(weights)
+    space = LabelSpace.from_json(config["label_space"])
+    most = most_detections(config["architecture"]["decoding"]["max_detections"], annotations.manifests)
     digest = _claimed(out, weights, annotations, augmentation, settings)
     sizes = np.diff([*range(0, len(annotations), settings.part_images), len(annotations)]).tolist()
     missing = [part for part in range(len(sizes)) if not storage.exists(_part(out, part))]
     schema = detection_schema(space)
     decode = partial(_decode, source=annotations.source, augmentation=augmentation, settings=settings)
-    forward = partial(_forward, weights=weights, digest=digest, precision=settings.precision, names=names)
+    forward = partial(_forward, weights=weights, digest=digest, precision=settings.precision, most=most)
     left = sum(sizes[part] for part in missing)
     batches = _here(decode, forward, settings, missing) if _is_here(settings, left) else None
     with Progress(disable=not progress) as bars:
@@ -146,6 +154,11 @@ def predict(
             if sum(len(rows) for rows, _ in done) == sizes[part]:
                 _write(_part(out, part), waiting.pop(part), schema)
     return Prediction(folder=out, parts=len(sizes), space=space)
+
+
+def most_detections(max_detections: int, manifests: Sequence[Manifest]) -> dict[str, int]:
+    """Dataset -> how many detections of an image are kept; in the order of the manifests."""
+    return {m.name: max(max_detections, LVIS_DETECTIONS if m.format == "lvis" else 0) for m in manifests}
 
 
 def open_prediction(folder: str) -> Prediction:
@@ -251,8 +264,14 @@ def _decode(block: pa.Table, *, source: Source, augmentation: Augmentation, sett
             yield wire.to_row(part, arrays, some["image_id"].to_pylist())
 
 
-def _forward(block: pa.Table, *, weights: str, digest: str, precision: str, names: list[str], device: str) -> pa.Table:
-    """Detections of each batch of a block: part, rows of the part, an Arrow stream; or what the user must mend."""
+def _forward(
+    block: pa.Table, *, weights: str, digest: str, precision: str, most: Mapping[str, int], device: str
+) -> pa.Table:
+    """Detections of each batch of a block: part, rows of the part, an Arrow stream; or what the user must mend.
+
+    ``most`` names the datasets in the order in which batches count them.
+    """
+    names = list(most)
     found: dict[str, list[Any]] = {"part": [], "rows": [], "detections": [], "error": []}
 
     def add(*values: Any) -> None:
@@ -262,8 +281,9 @@ def _forward(block: pa.Table, *, weights: str, digest: str, precision: str, name
     try:
         for part, arrays, image_ids in wire.from_rows(block):
             rows, dataset = arrays.pop("rows"), arrays.pop("dataset")
-            answer = detect(_detector(weights, digest, device), Pictures(**arrays), precision=getattr(torch, precision))
-            table = detection_rows(answer, image_ids, [names[number] for number in dataset])
+            detector = _detector(weights, digest, device, max(most.values()))
+            answer = detect(detector, Pictures(**arrays), precision=getattr(torch, precision))
+            table = detection_rows(answer, image_ids, [names[number] for number in dataset], most)
             sink = io.BytesIO()
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_batch(table)
@@ -286,9 +306,9 @@ class _OnGpu:
 
 
 @lru_cache(maxsize=1)
-def _detector(weights: str, digest: str, device: str) -> Detector:
+def _detector(weights: str, digest: str, device: str, max_detections: int) -> Detector:
     """One a process. The digest is in the key: a cluster's processes outlive a folder's content."""
-    detector, _ = load_detector(weights)
+    detector, _ = load_detector(weights, max_detections=max_detections)
     return detector.to(device).to(memory_format=torch.channels_last)
 
 

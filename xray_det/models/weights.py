@@ -201,8 +201,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def load_detector(folder: str | Path) -> tuple[Detector, LabelSpace]:
+def load_detector(folder: str | Path, *, max_detections: int | None = None) -> tuple[Detector, LabelSpace]:
     """The detector that ``save_detector`` wrote, on the CPU in evaluation mode, and its classes.
+
+    Args:
+        max_detections: of an image; None: what it was saved with.
 
     Raises:
         InputError: a file is missing, or the weights do not fit the architecture.
@@ -213,6 +216,9 @@ def load_detector(folder: str | Path) -> tuple[Detector, LabelSpace]:
     space = LabelSpace.from_json(config["label_space"])
     architecture: Model = from_dict(Model, config["architecture"])  # type: ignore[arg-type]
     architecture = replace(architecture, backbone=architecture.backbone.without_weights())
+    if max_detections is not None:
+        decoding = replace(architecture.decoding, max_detections=max_detections)
+        architecture = replace(architecture, decoding=decoding)
     detector = architecture.build(len(space.classes))
     weights = storage.join(folder, WEIGHTS_FILE)
     try:

@@ -20,7 +20,7 @@ from xray_det.evaluation.gains import Gains, gains
 from xray_det.evaluation.result import finite, mean
 from xray_det.inference.classes import dataset_rows
 from xray_det.inference.combine import COMBINATIONS, combine
-from xray_det.inference.predict import Predicting, Prediction, predict
+from xray_det.inference.predict import Predicting, Prediction, most_detections, predict
 from xray_det.labels.frequency import expert_ranks, rank_bands
 from xray_det.labels.space import LabelSpace
 from xray_det.models.weights import CONFIG_FILE, read_config
@@ -180,9 +180,10 @@ def score_all(
         for name, weights in detectors.items()
     }
     combined = [found[GENERAL], *(found[name] for name in experts)]
-    most = experiment.model.decoding.max_detections
+    manifests = [Manifest.load(selection.folder) for selection in selections]
+    most = most_detections(experiment.model.decoding.max_detections, manifests)
     for name, how in COMBINATIONS.items():
-        found[name] = combine(combined, _below(folder, name), how, max_detections=most)
+        found[name] = combine(combined, _below(folder, name), how, most=most)
     return [_scores(found, selection, bands, counts) for selection in selections]
 
 
