@@ -19,13 +19,13 @@ refused, with the differences.
 
 In MLflow the sweep is a run with the table and the figures, and a child a training: mark them and press Compare. The
 figures, also in the sweep's folder: AP of all classes, the head, the middle and the tail against lambda; the same after
-every epoch for each lambda (Fig. 4); AP a class in order of frequency (Fig. 5). For the curves every epoch is measured,
-beside the training; with --config the file says how often (validation.every). experiments/compare.py FOLDER says what
-differs class by class.
+every epoch for each lambda (Fig. 4); AP a class in order of frequency (Fig. 5); the last two for each rung, and of more
+than ten values for ten. For the curves every epoch is measured, beside the training; with --config the file says how
+often (validation.every). experiments/compare.py FOLDER says what differs class by class.
 
 Cost: the natural phase, and for each value the soft-balance phase; as many side by side as the cluster has room for.
---gpus-per-worker 0.5 lets two share a GPU. Expect: the tail's AP rises with lambda to about 0.7, the head's falls
-beyond it.
+--gpus-per-worker 0.5 lets two share a GPU. Expect: the tail's AP rises with lambda, the head's falls beyond about 0.7
+(experiments/sampling.py: measured on the miniature).
 """
 
 import sys

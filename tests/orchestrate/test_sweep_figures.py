@@ -31,8 +31,9 @@ def trained(folder: Path, lam: float, *, measured: tuple[int, ...] = (1, 2, 3), 
         folder=run.uri, weights="", phases=("", ""), steps=9, metrics={}, validations=({"val/AP": 0.05}, metrics)
     )
     run.finish(end)
+    share = row.pop("share", 1.0)
     values = {"values": {LAM: lam}, "score": metrics["val/AP"], "metrics": metrics} | row
-    return Row(arm=f"lam={lam}", rung=rung, share=1.0, reason="", cost={}, folder=run.uri, weights="", **values)
+    return Row(arm=f"lam={lam}", rung=rung, share=share, reason="", cost={}, folder=run.uri, weights="", **values)
 
 
 def test_a_course_begins_with_what_the_trunk_was_measured_at(tmp_path: Path) -> None:
@@ -63,8 +64,24 @@ def test_what_cannot_be_drawn_is_left_out(tmp_path: Path) -> None:
     failed = [trained(tmp_path / "good", 0.0), trained(tmp_path / "bad", 1.0, score=-math.inf, metrics={})]
     assert figures(failed, "val/AP") == {}
     assert by_value(failed, LAM, "val/AP") is None
-    # of two rungs the longer schedules alone have curves
-    rungs = [trained(tmp_path / f"rung-{n}", float(n), rung=int(n > 0)) for n in range(3)]
-    assert len(figures(rungs, "val/AP")["curves"].axes[0].lines) == 2 + 1
     both = [trained(tmp_path / f"both-{n}", 0.5, values={LAM: float(n), "seed": n}) for n in range(2)]
     assert set(figures(both, "val/AP")) == {f"by_{LAM}", "by_seed"}
+
+
+def test_every_rung_of_two_values_has_figures_of_its_own(tmp_path: Path) -> None:
+    short = [trained(tmp_path / f"short-{n}", float(n), share=0.25) for n in range(6)]
+    full = [trained(tmp_path / f"full-{n}", float(n), rung=1) for n in range(2)]
+    drawn = figures([*short, *full], "val/AP")
+    of_rungs = {"curves", "classes_set_voc", "curves_0.25", "classes_set_voc_0.25"}
+    assert set(drawn) == {f"by_{LAM}", *of_rungs}
+    lines = {name: [line.get_label() for line in drawn[name].axes[0].lines][:-1] for name in ("curves", "curves_0.25")}
+    assert lines == {"curves": ["lam 0.0", "lam 1.0"], "curves_0.25": [f"lam {n}.0" for n in range(6)]}
+    # one that reached the end is no comparison
+    assert set(figures([*short, *full[:1]], "val/AP")) == {f"by_{LAM}", "curves_0.25", "classes_set_voc_0.25"}
+
+
+def test_of_many_drawn_values_some_are_shown_from_the_least_to_the_greatest(tmp_path: Path) -> None:
+    rows = [trained(tmp_path / str(n), n / 30) for n in reversed(range(31))]
+    labels = [line.get_label() for line in figures(rows, "val/AP")["curves"].axes[0].lines][:-1]
+    assert len(labels) == 10
+    assert (labels[0], labels[1], labels[-1]) == ("lam 0.0", "lam 0.1", "lam 1.0")

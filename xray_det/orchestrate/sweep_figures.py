@@ -17,23 +17,29 @@ from xray_det.orchestrate.results import Row
 from xray_det.orchestrate.run_folder import EXPERIMENT, RunFolder
 from xray_det.orchestrate.validation import on_the_way, read_measured
 
-#: More values than this have no lines of their own in a figure.
+#: So many values have a line of their own in a figure; of more so many are drawn, from the least to the greatest.
 _LINES = 10
 
 
 def figures(rows: Sequence[Row], metric: str) -> dict[str, Figure]:
-    """Name -> figure, of what the rows give: ``by_PATH`` for each swept number; where one field alone was swept, over a
-    few values, ``curves`` (paper 002, Fig. 4) and ``classes_DATASET_PROTOCOL`` (Fig. 5) of the longest schedules."""
+    """Name -> figure, of what the rows give: ``by_PATH`` for each swept number; where one field alone was swept,
+    ``curves`` (paper 002, Fig. 4) and ``classes_DATASET_PROTOCOL`` (Fig. 5) of its values, for each rung that at least
+    two have finished: those of a shorter schedule end in ``_SHARE``."""
     paths = dict.fromkeys(path for row in rows for path in row.values)
     drawn = {f"by_{path}": figure for path in paths if (figure := by_value(rows, path, metric)) is not None}
-    full = [row for row in rows if row.rung == max(row.rung for row in rows) and _scored(row)]
-    if len(paths) != 1 or not 2 <= len(full) <= _LINES:
+    if len(paths) != 1:
         return drawn
     (path,) = paths
-    arms = {f"{path.rsplit('.', 1)[-1]} {row.values[path]}": row for row in sorted(full, key=lambda r: _order(r, path))}
-    if (figure := curves(arms, metric)) is not None:
-        drawn["curves"] = figure
-    return drawn | classes(arms)
+    for share in sorted({row.share for row in rows}, reverse=True):
+        ended = sorted((row for row in rows if row.share == share and _scored(row)), key=lambda r: _order(r, path))
+        arms = {_named(path, row): row for row in _some(ended)}
+        if len(arms) < 2:
+            continue
+        found = classes(arms)
+        if (figure := curves(arms, metric)) is not None:
+            found["curves"] = figure
+        drawn |= {name if share == 1 else f"{name}_{share:g}": figure for name, figure in found.items()}
+    return drawn
 
 
 def by_value(rows: Sequence[Row], path: str, metric: str) -> Figure | None:
@@ -118,6 +124,17 @@ def _phases(row: Row) -> list[dict[str, Any]]:
 
 def _scored(row: Row) -> bool:
     return row.score is not None and math.isfinite(row.score)
+
+
+def _some(rows: Sequence[Row]) -> list[Row]:
+    """At most _LINES of them, the first and the last among these."""
+    count = min(len(rows), _LINES)
+    return [rows[n * (len(rows) - 1) // max(count - 1, 1)] for n in range(count)]
+
+
+def _named(path: str, row: Row) -> str:
+    value = row.values[path]
+    return f"{path.rsplit('.', 1)[-1]} {round(value, 4) if isinstance(value, float) else value}"
 
 
 def _order(row: Row, path: str) -> tuple[bool, Any]:
