@@ -6,10 +6,11 @@
     python experiments/hybrid.py --smoke              # two arms on a few images, to see that everything is in its place
 
 On your own datasets --phases says what is trained: EPOCHS is a phase in natural order, EPOCHS@LAMBDA one by
-soft-balance sampling. Their other values are those of the first phase of --config, or the defaults, and are set by
-their paths (--set phases.1.lr=0.001); the learning rate drops to a tenth after two thirds of each unless told. With
---control the same epochs are trained in natural order all through, from the end of the phases that both have in common,
-and the table says by how much the balanced phases are better.
+soft-balance sampling, EPOCHS@FIRST,LAST one whose lambda moves from its first epoch to its last. Their other values
+are those of the first phase of --config, or the defaults, and are set by their paths (--set phases.1.lr=0.001); the
+learning rate drops to a tenth after two thirds of each unless told. With --control the same epochs are trained in
+natural order all through, from the end of the phases that both have in common, and the table says by how much the
+balanced phases are better.
 
 Without datasets the arms are those of paper 002's Table 4, on the miniature and the schedule of
 xray_det/orchestrate/claims.py, with lengths in the paper's proportions (7 : 14 : 20 epochs, 20 + 7). Fixed before any
@@ -68,7 +69,7 @@ import tyro
 
 from xray_det.errors import InputError
 from xray_det.orchestrate.command_line import assigned, configure
-from xray_det.orchestrate.study_command import OnAnyData, base, conduct, holds, points
+from xray_det.orchestrate.study_command import OnAnyData, base, beyond, conduct, points
 
 if TYPE_CHECKING:
     from xray_det.data.sampling import Sampling
@@ -84,7 +85,7 @@ class Args(OnAnyData):
     """What is trained, and on what."""
 
     phases: tuple[str, ...] = ("20", "7@0.7")
-    """EPOCHS in natural order, or EPOCHS@LAMBDA by soft-balance sampling; on your own datasets."""
+    """EPOCHS in natural order, or by soft-balance sampling EPOCHS@LAMBDA, EPOCHS@FIRST,LAST; on your own datasets."""
     control: bool = False
     """Train the same epochs in natural order too; on your own datasets."""
     seeds: int = 3
@@ -119,7 +120,7 @@ def own_arms(args: Args) -> "dict[str, Arm]":
 
 
 def read_phase(text: str, like: "Phase") -> "Phase":
-    """``20`` or ``7@0.7``; what it does not say is as in another phase.
+    """``20``, ``7@0.7`` or ``7@0.3,0.9``; what it does not say is as in another phase.
 
     Raises:
         InputError: it is neither.
@@ -184,12 +185,12 @@ def verdicts(found: "OverSeeds") -> Sequence[str]:
         beaten[name] = found.best(overall, of_rule)
     ahead = {name: found.difference(overall, hybrid, arm)[0] for name, arm in beaten.items()}
     told = ", ".join(f"{points(gain)} above {beaten[name]}" for name, gain in ahead.items())
-    held = holds(all(gain > spread for gain in ahead.values()))
+    held = beyond(spread, *ahead.values())
     lines.append(f"Hybrid beats balanced from the start: {held}. It is {told}; the spread is {points(spread)}.")
     longest = [arm for arm in found.arms if arm.startswith("class-aware")][-1]
     lost = -found.difference(overall, longest, beaten["class-aware"])[0]
     lines.append(
-        f"Balanced over-fits by length: {holds(lost > spread)}. {longest} is {points(-lost)} against "
+        f"Balanced over-fits by length: {beyond(spread, lost)}. {longest} is {points(-lost)} against "
         f"{beaten['class-aware']}."
     )
     return lines

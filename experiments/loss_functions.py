@@ -65,12 +65,12 @@ Class-aware sampling helps every loss by 13 to 23 points (paper: softmax by 17).
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from xray_det.errors import InputError
-from xray_det.orchestrate.study_command import OnAnyData, base, conduct, holds, points
+from xray_det.orchestrate.study_command import OnAnyData, base, beyond, conduct, points
 
 if TYPE_CHECKING:
     from xray_det.data.sampling import Sampling
@@ -87,18 +87,21 @@ CONCURRENT = "concurrent softmax"
 class Args(OnAnyData):
     """What is tried, and on what."""
 
-    repeat: float = 0.125
-    """Repeat-factor sampling shows classes in a smaller share of the images more often. LVIS's 0.001 is 100 of its
-    images, as the default is of the miniature's."""
+    losses: tuple[str, ...] = ()
+    """Of these names alone, as the table has them; the first is what the others are compared with."""
+    repeat: float | None = None
+    """Repeat-factor sampling shows classes in a smaller share of the images more often. LVIS's 0.001 unless given, on
+    the miniature 0.125: either is a hundred images."""
 
 
 def main(args: Args) -> None:
     """Train what is missing, print the table and what it shows."""
-    conduct(args, "loss_functions", arms(base(args, "loss_functions"), args.repeat), verdicts)
+    repeat = args.repeat or (0.001 if args.own else 0.125)
+    conduct(args, "loss_functions", arms(base(args, "loss_functions"), repeat, args.losses), verdicts)
 
 
-def losses() -> "dict[str, Classification]":
-    """A line a loss; the first is what the others are compared with."""
+def losses(classes: int) -> "dict[str, Classification]":
+    """A line a loss, for so many classes; the first is what the others are compared with."""
     from xray_det.losses.concurrent import ConcurrentSoftmax
     from xray_det.losses.effective_number import EffectiveNumber
     from xray_det.losses.equalization import EqualizationV2
@@ -119,33 +122,54 @@ def losses() -> "dict[str, Classification]":
         f"{CONCURRENT} in testing": ConcurrentSoftmax(train="plain"),
         f"{CONCURRENT}, hierarchy 0 in testing": ConcurrentSoftmax(hierarchy_rate_test=0.0),
         f"{CONCURRENT}, hierarchy 1 in training": ConcurrentSoftmax(hierarchy_rate_train=1.0),
-        "federated": Federated(),
+        "federated": Federated(classes=max(1, min(50, classes // 4))),
         "Seesaw": Seesaw(),
         "EQL v2": EqualizationV2(),
     }
 
 
-def arms(experiment: "Experiment", repeat: float) -> "dict[str, Arm]":
-    """The experiment with every loss under both samplings, and the first by repeat factors of this threshold; its
-    phases before the last stay as they are."""
+def arms(experiment: "Experiment", repeat: float, names: Sequence[str] = ()) -> "dict[str, Arm]":
+    """The experiment with every loss, or those of some names, under both samplings, and the default loss by repeat
+    factors of this threshold too; its phases before the last stay as they are.
+
+    Raises:
+        InputError: no loss has that name.
+    """
     from xray_det.data.sampling import Natural, RepeatFactor, SoftBalance
+    from xray_det.orchestrate.experiment import prepare
     from xray_det.orchestrate.study import seeded
 
-    def trained(loss: "Classification", rule: "Sampling") -> "Arm":
+    prepared = prepare(experiment)
+    found = {
+        name: replace(experiment, model=replace(experiment.model, classification=loss))
+        for name, loss in losses(len(prepared.space)).items()
+    }
+    if any(manifest.hierarchy is not None and manifest.hierarchy.parts for manifest in prepared.train):
+        unverified: dict[str, Literal["absent", "absent_but_parts"]] = {
+            "BCE, all absent": "absent",
+            "Co-BCE": "absent_but_parts",
+        }
+        for name, taken in unverified.items():
+            found[name] = replace(found["BCE"], data=replace(experiment.data, unverified=taken))
+    if unknown := [name for name in names if name not in found]:
+        raise InputError("--losses", f"there is no {unknown[0]!r}", f"Give some of {', '.join(found)}")
+
+    def sampled(name: str, rule: "Sampling") -> "Arm":
         *before, last = experiment.phases
-        phases = (*before, replace(last, sampling=rule))
-        return seeded(replace(experiment, model=replace(experiment.model, classification=loss), phases=phases))
+        return seeded(replace(found[name], phases=(*before, replace(last, sampling=rule))))
 
     rules: dict[str, Sampling] = {NATURAL: Natural(), BALANCED: SoftBalance(lam=1.0)}
-    found = {f"{name}, {rule}": trained(loss, rules[rule]) for rule in rules for name, loss in losses().items()}
-    name, loss = next(iter(losses().items()))
-    return found | {f"{name}, {REPEATED}": trained(loss, RepeatFactor(threshold=repeat))}
+    made = {f"{name}, {rule}": sampled(name, rules[rule]) for rule in rules for name in names or found}
+    default = next(iter(found))
+    if default in (names or found):
+        made[f"{default}, {REPEATED}"] = sampled(default, RepeatFactor(threshold=repeat))
+    return made
 
 
 def verdicts(found: "OverSeeds") -> Sequence[str]:
     """The losses in order under each sampling, what each gains on the first one, and what concurrent softmax does."""
     overall = found.metrics[0]
-    first = next(iter(losses()))
+    first = found.arms[0].removesuffix(f", {NATURAL}")
     lines = []
     for rule in (NATURAL, BALANCED):
         ordered = sorted((-found.mean(overall, arm), arm) for arm in found.arms if arm.endswith(rule))
@@ -154,24 +178,27 @@ def verdicts(found: "OverSeeds") -> Sequence[str]:
             for _, arm in ordered
         )
         lines.append(f"{rule.capitalize()}, from {first}: {told}; the spread is {points(found.spread(overall))}.")
-    arm = f"{first}, {REPEATED}"
-    gains = {rule: found.difference(overall, arm, f"{first}, {rule}")[0] for rule in (NATURAL, BALANCED)}
-    told = ", ".join(f"{points(gain)} on {rule}" for rule, gain in gains.items())
-    lines.append(f"{REPEATED.capitalize()}, {first}: {told}.")
-    return lines + [repairs(found, rule) for rule in (NATURAL, BALANCED)]
+    if (arm := f"{first}, {REPEATED}") in found.arms:
+        gains = {rule: found.difference(overall, arm, f"{first}, {rule}")[0] for rule in (NATURAL, BALANCED)}
+        told = ", ".join(f"{points(gain)} on {rule}" for rule, gain in gains.items())
+        lines.append(f"{REPEATED.capitalize()}, {first}: {told}.")
+    if {f"softmax, {NATURAL}", f"{CONCURRENT}, {NATURAL}"} <= set(found.arms):
+        lines += [repairs(found, rule) for rule in (NATURAL, BALANCED)]
+    return lines
 
 
 def repairs(found: "OverSeeds", rule: str) -> str:
-    """Whether concurrent softmax does what it is for, against the paper's softmax."""
+    """Whether concurrent softmax does what it is for, against the paper's softmax: each gain with its deviation."""
     overall = found.metrics[0]
     scored = [metric for metric in (overall, "clean") if metric in found.metrics]
     told = []
-    for loss in (name for name in losses() if name.startswith(CONCURRENT)):
-        gains = [points(found.difference(metric, f"{loss}, {rule}", f"softmax, {rule}")[0]) for metric in scored]
-        told.append(f"{loss.removeprefix(CONCURRENT).strip(', ') or 'both'} {' and '.join(gains)}")
+    for arm in (arm for arm in found.arms if arm.startswith(CONCURRENT) and arm.endswith(rule)):
+        gains = [found.difference(metric, arm, f"softmax, {rule}") for metric in scored]
+        what = arm.removeprefix(CONCURRENT).removesuffix(f", {rule}").strip(", ") or "both"
+        told.append(f"{what} {' and '.join(f'{points(gain)} ± {points(off)[1:]}' for gain, off in gains)}")
     gain, spread = found.difference(overall, f"{CONCURRENT}, {rule}", f"softmax, {rule}")[0], found.spread(overall)
     return (
-        f"{rule.capitalize()}: concurrent softmax repairs look-alikes and missing leaves: {holds(gain > spread)}. "
+        f"{rule.capitalize()}: concurrent softmax repairs look-alikes and missing leaves: {beyond(spread, gain)}. "
         f"Above softmax, {' and '.join(scored)}: {'; '.join(told)}; the spread is {points(spread)}."
     )
 

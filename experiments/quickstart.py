@@ -21,8 +21,8 @@ splits is trained and measured on the same images, and the table says so.
 Stopped, it goes on where it was when started again; finished, it prints its table. Another configuration needs another
 --name. Everything lies in the project's home (XRAY_DET_HOME, ~/xray_det).
 
-Cost: about five minutes on two cores for the miniature. Expect: AP rises most in the tail from phase 1 to phase 2, and
-there more than with --natural (README: how the figures compare).
+Cost: about five minutes on two cores for the miniature. Expect: AP rises in every band from phase 1 to phase 2, and in
+the tail more than with --natural (README: how the figures compare).
 """
 
 import sys

@@ -77,7 +77,7 @@ import tyro
 
 from xray_det import storage
 from xray_det.errors import InputError
-from xray_det.orchestrate.study_command import StudyTold, called, conduct, holds, runs
+from xray_det.orchestrate.study_command import StudyTold, beyond, called, conduct, holds, runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -269,8 +269,9 @@ def verdicts(grid: "Grid", correlated: "Sequence[Correlation]", climbed: "Sequen
     lost = float(end[best] - end[leader])
     behind = grid.end(AP).max(axis=1, keepdims=True) - grid.end(AP)
     near = float((behind <= np.nan_to_num(spread)).sum(axis=1).mean())
+    fell = beyond(spread, lost) if grid.lam[leader] > grid.lam[best] else holds(False)
     lines = [
-        f"Leads, then falls behind: {holds(grid.lam[leader] > grid.lam[best] and lost > spread)}. Before the drop "
+        f"Leads, then falls behind: {fell}. Before the drop "
         f"lambda {grid.lam[leader]:g} leads ({_percent(before[leader])}); at the end {grid.lam[best]:g} does "
         f"({_percent(end[best])}), {_percent(lost)} above it. The seeds' spread is {_percent(spread)}; of a seed's "
         f"{len(end)} arms {near:.1f} lie within it of the best."

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from scripts import load
 
 from xray_det import storage
+from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
 from xray_det.evaluation.over_seeds import OverSeeds
+from xray_det.labels.hierarchy import Hierarchy
 from xray_det.orchestrate import study_command
 from xray_det.orchestrate.claims import METRICS, experiment
 from xray_det.orchestrate.study_record import Identity
@@ -44,7 +47,7 @@ def keys() -> dict[str, dict[str, str]]:
     arms = {
         "sampling": sampling.arms(sampling.Args(), made),
         "hybrid": hybrid.table_4(hybrid.Args()),
-        "ladder": ladder.arms(made),
+        "ladder": ladder.arms(ladder.of_softmax(made)),
         "loss_functions": loss_functions.arms(made, repeat=0.125),
     }
     patched.undo()
@@ -57,10 +60,12 @@ def test_tables_share_arms(keys: dict[str, dict[str, str]]) -> None:
     rules, table_4, rungs, losses = (keys[n] for n in ("sampling", "hybrid", "ladder", "loss_functions"))
     assert len(rules) == len(set(rules.values())) == 9
     assert len(table_4) == len(set(table_4.values())) == 11
-    assert rules["natural"] == table_4["natural 12"] == rungs["baseline"] == losses["dist-CE, natural"]
+    assert rules["natural"] == table_4["natural 12"] == losses["dist-CE, natural"]
     assert rules["lambda 1"] == table_4["class-aware 12"] == losses["dist-CE, class-aware"]
     assert rules["lambda 0.7"] == table_4["lambda 0.7 12"]
-    assert rungs["+ class-aware sampling"] == rules["lambda 1"]
+    assert rungs["baseline"] == losses["softmax, natural"]
+    assert rungs["+ class-aware sampling"] == losses["softmax, class-aware"]
+    assert rungs["+ concurrent softmax"] == losses["concurrent softmax, class-aware"]
     assert next(iter(table_4)) == "natural 12"
     assert [*table_4][-1] == "natural 12, then lambda 0.7 6"
 
@@ -78,13 +83,20 @@ def test_what_sampling_says() -> None:
     said = sampling.verdicts(args, found(arms, noisy))
     assert said[0].startswith("Soft-balance wins: does not hold here. lambda 0.7 is +5.0 above natural order")
     assert said[0].endswith("Within the spread of the best: lambda 0, lambda 0.7, lambda 1.")
+    # one seed says nothing
+    said = sampling.verdicts(args, found(arms, {arm: (0.3,) if arm == "lambda 1" else (0.2,) for arm in arms}))
+    assert [line.split(": ")[1].split(".")[0] for line in said] == ["cannot be told from one seed"] * 3
     # one that is in the tail alone
     values = found(arms, {"lambda 0.7": (0.21, 0.21)}).values
     values[3, :, list(METRICS).index("noisy tail")] = 0.5
     said = sampling.verdicts(args, OverSeeds(arms=arms, metrics=tuple(METRICS), values=values))
-    assert said[1] == (
-        "Most in the tail: holds. lambda 0.7 gains noisy head +1.0, noisy middle +1.0, noisy tail +30.0."
+    assert said[1].startswith(
+        "Most in the tail: holds. lambda 0.7 gains noisy head +1.0, noisy middle +1.0, noisy tail +30.0;"
     )
+    # a lead of the tail that is smaller than what seeds do
+    values[3, :, list(METRICS).index("noisy tail")] = 0.1, 0.5
+    said = sampling.verdicts(args, OverSeeds(arms=arms, metrics=tuple(METRICS), values=values))
+    assert said[1].startswith("Most in the tail: does not hold here. lambda 0.7 gains noisy head +1.0, noisy")
 
 
 def test_what_hybrid_says() -> None:
@@ -118,6 +130,7 @@ def test_phases_are_read_as_they_are_written(tmp_path: Path) -> None:
     assert [drop for phase in mixed.phases for drop in phase.drops] == pytest.approx([2, 4 / 3, 2 / 3])
     assert {phase.sampling for phase in natural.phases} == {Natural()}
     assert (mixed.phases[1].lr, mixed.batch, mixed.seed) == (0.5, 4, 4)
+    assert hybrid.read_phase("4@0.3,0.9", mixed.phases[0]).sampling == SoftBalance(lam=(0.3, 0.9))
     for text, message in (("x@0.7", "does not begin with a number"), ("3@-1", "lambda"), ("3@much", "not allowed")):
         with pytest.raises(InputError, match=message):
             hybrid.read_phase(text, mixed.phases[0])
@@ -129,8 +142,6 @@ def test_phases_are_read_as_they_are_written(tmp_path: Path) -> None:
 
 
 def _tree(made: Any, optimizer: Any) -> dict[str, Any]:
-    from dataclasses import replace
-
     from xray_det.config import to_dict
 
     return to_dict(replace(made, phases=(replace(made.phases[0], optimizer=optimizer),)))
@@ -140,7 +151,7 @@ def test_what_the_ladder_and_the_losses_say() -> None:
     said = ladder.verdicts(found(["baseline", "+ a", "+ b"], {"+ a": (0.3, 0.3), "+ b": (0.31, 0.29)}))
     assert said[0] == "+ a helps: holds. +10.0 on baseline; the spread is +1.2."
     assert said[1] == "+ b helps: does not hold here. +0.0 on + a; the spread is +1.2."
-    names = [f"{loss}, {rule}" for rule in ("natural", "class-aware") for loss in loss_functions.losses()]
+    names = [f"{loss}, {rule}" for rule in ("natural", "class-aware") for loss in loss_functions.losses(44)]
     names.append("dist-CE, repeat-factor")
     values = {
         "focal, class-aware": (0.1, 0.1),
@@ -154,11 +165,42 @@ def test_what_the_ladder_and_the_losses_say() -> None:
     assert repeated == "Repeat-factor, dist-CE: +5.0 on natural, +5.0 on class-aware."
     what = "concurrent softmax repairs look-alikes and missing leaves"
     assert unrepaired.startswith(
-        f"Natural: {what}: does not hold here. Above softmax, noisy and clean: both +0.0 and +0.0;"
+        f"Natural: {what}: does not hold here. Above softmax, noisy and clean: both +0.0 ± 0.0 and +0.0 ± 0.0;"
     )
     assert repaired.startswith(
-        f"Class-aware: {what}: holds. Above softmax, noisy and clean: both +10.0 and +10.0; in train"
+        f"Class-aware: {what}: holds. Above softmax, noisy and clean: both +10.0 ± 0.0 and +10.0 ± 0.0; in tra"
     )
+    some = ["softmax, natural", "focal, natural", "softmax, class-aware", "focal, class-aware"]
+    assert loss_functions.verdicts(found(some, {"focal, natural": (0.3, 0.3)})) == [
+        "Natural, from softmax: focal +10.0, softmax +0.0; the spread is +0.0.",
+        "Class-aware, from softmax: focal +0.0, softmax +0.0; the spread is +0.0.",
+    ]
+
+
+def test_which_losses_are_tried(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "squares", images=4)
+    args = loss_functions.Args(datasets=(data,), val=(data,))
+    made = study_command.base(args, "losses")
+    every = loss_functions.arms(made, 0.001)
+    assert len(every) == 2 * 14 + 1
+    assert next(iter(every)) == "dist-CE, natural"
+    assert not [name for name in every if name.startswith("Co-BCE")]
+    federated = every["federated, natural"](0).model.classification
+    assert federated.classes == 1, "of three classes not all are drawn"
+    some = loss_functions.arms(made, 0.001, ("softmax", "Seesaw"))
+    assert [*some] == [f"{loss}, {rule}" for rule in ("natural", "class-aware") for loss in ("softmax", "Seesaw")]
+    assert "dist-CE, repeat-factor" in loss_functions.arms(made, 0.001, ("BCE", "dist-CE"))
+    with pytest.raises(InputError, match="there is no 'hinge'"):
+        loss_functions.arms(made, 0.001, ("hinge",))
+    # where classes are parts of others: what nobody verified is absent, but for parts
+    manifest = Manifest.load(data)
+    ids = [c.source_id for c in manifest.space.classes]
+    replace(manifest, exhaustive=False, hierarchy=Hierarchy(parents=(), parts=((ids[0], ids[1]),))).save(data)
+    parts = {name: arm(0) for name, arm in loss_functions.arms(made, 0.001).items()}
+    assert [parts[f"{name}, natural"].data.unverified for name in ("BCE", "BCE, all absent", "Co-BCE")] == [
+        "unknown", "absent", "absent_but_parts",
+    ]  # fmt: skip
+    assert parts["Co-BCE, class-aware"].model == parts["BCE, class-aware"].model
 
 
 def test_blocks_keep_neighbours_together() -> None:

@@ -10,6 +10,7 @@ from made_dataset import experiment, write_dataset
 from safetensors.torch import load_file
 
 from xray_det import storage
+from xray_det.data.sampling import Natural, SoftBalance
 from xray_det.errors import InputError
 from xray_det.evaluation.measured import Measured
 from xray_det.inference.predict import trained_augmentation
@@ -38,8 +39,8 @@ class LoaderBatches:
         self.prepared = prepared
 
     def plan(self, phase: int, epoch: int):
-        settings = self.prepared.experiment.phases[phase]
-        return self.prepared.loader.plan(settings.sampling, settings.ratio, phase, epoch)
+        sampling = Natural() if phase == 0 else SoftBalance(lam=(0.2, 1.0)[epoch])
+        return self.prepared.loader.plan(sampling, None, phase, epoch)
 
     def steps_per_epoch(self, phase: int) -> int:
         return len(self.plan(phase, 0)) // self.prepared.experiment.batch
@@ -53,7 +54,9 @@ class LoaderBatches:
 def test_a_training_on_ray_equals_the_plain_loop_and_is_not_repeated(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = experiment(dataset, tmp_path, workers=1)
+    natural, balanced = experiment(dataset, tmp_path).phases
+    moving = replace(balanced, sampling=SoftBalance(lam=(0.2, 1.0)))  # through the epochs of the phase
+    made = experiment(dataset, tmp_path, workers=1, phases=(natural, moving))
 
     def validate(weights: str, detections: str, journal: Journal) -> Measured:
         phase = int(Path(weights).parent.name)

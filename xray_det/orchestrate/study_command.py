@@ -123,6 +123,11 @@ def holds(value: bool) -> str:
     return "holds" if value else "does not hold here"
 
 
+def beyond(spread: float, *gains: float) -> str:
+    """How a claim came out that holds where every gain is greater than the seeds' spread, NaN where there is one."""
+    return holds(all(gain > spread for gain in gains)) if spread == spread else "cannot be told from one seed"
+
+
 def points(value: float) -> str:
     """A difference in percentage points; - where there is none."""
     return f"{round(100 * value, 1) + 0.0:+.1f}" if value == value else "-"  # no minus zero
