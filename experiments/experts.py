@@ -17,8 +17,8 @@ rare classes: over the classes that the detector has AP, AP of each band of rank
 many rose and fell against the general detector. The combination is chosen by the validation data, never by --test;
 without --test the table says that it was chosen on the same images.
 
-Two controls: --longer trains the general detector on, on all images, for as many images as the experts saw together;
---from-scratch trains the experts by the same phases but not from the general detector.
+Two controls: --longer trains the general detector on, on all images, for as many images as the experts saw together, in
+whole epochs and at least one; --from-scratch trains the experts by the same phases but not from the general detector.
 
 Several general detectors (one training with several seeds) each get experts of their own, in the folders RUN-0, RUN-1,
 …, and one table more: means over them, differences with their spread, and whether experts raised their bands.
@@ -66,12 +66,13 @@ import tyro
 
 from xray_det import storage
 from xray_det.errors import InputError
-from xray_det.orchestrate.command_line import Placed, assigned, choose
-from xray_det.orchestrate.study_command import RESULTS, called, called_by, holds, points
+from xray_det.orchestrate.command_line import Placed, assigned, choose, read_ranks
+from xray_det.orchestrate.study_command import RESULTS, beyond, called, called_by, points
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from xray_det.data.annotations import Selection
     from xray_det.evaluation.over_seeds import OverSeeds
     from xray_det.orchestrate.experiment import Experiment
     from xray_det.orchestrate.experts import Band, Scores
@@ -161,15 +162,16 @@ def experts_of(args: Args, general: str, name: str, console: "Console") -> dict[
     from xray_det.orchestrate.experts import choose_bands
 
     experiment = configure(args, general, name)
-    bands = choose_bands(prepare(experiment), ranks_of(args.bands))
+    bands = choose_bands(prepare(experiment), [read_ranks("--bands", text) for text in args.bands])
     for band in bands:
         most, least = band.instances
         console.print(f"expert {band.label}: {len(band.names)} classes of {most} to {least} training instances")
+    test = reported_on(args.test, experiment)
     asked = {"test": list(args.test), "longer": args.longer, "from_scratch": args.from_scratch}
     trained = train_all(args, experiment, bands, console)
     address = storage.join(experiment.folder, RESULT)
     if not storage.exists(address) or storage.read_json(address)["asked"] != asked:
-        result = measured(args, experiment, bands, trained)
+        result = measured(experiment, bands, trained, test)
         storage.write_json(address, {"asked": asked, **result})
         track(experiment.folder, result)
     found: dict[str, Any] = storage.read_json(address)
@@ -190,15 +192,22 @@ def configure(args: Args, general: str, name: str) -> "Experiment":
     return assigned(experiment, args.set).absolute()
 
 
-def ranks_of(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Bands as they are written."""
-    ranks = []
-    for text in texts:
-        first, dash, last = text.partition("-")
-        if not (dash and first.isdecimal() and last.isdecimal()):
-            raise InputError(f"--bands {text}", "is no band", "Write FIRST-LAST, for example 151-300")
-        ranks.append((int(first), int(last)))
-    return tuple(ranks)
+def reported_on(texts: Sequence[str], experiment: "Experiment") -> "tuple[Selection, ...]":
+    """The images of --test.
+
+    Raises:
+        InputError: some of them are those that the combination is chosen on.
+    """
+    from xray_det.data.manifest import Manifest
+
+    test = tuple(choose(text, ("test", "val")) for text in texts)
+    chosen = [(Manifest.load(one.folder).fingerprint, one.split) for one in experiment.data.val]
+    for text, one in zip(texts, test, strict=True):
+        splits = [split for content, split in chosen if content == Manifest.load(one.folder).fingerprint]
+        if one.split in splits or None in splits or (splits and one.split is None):
+            problem = f"its images (split {one.split or 'all'}) are those that the combination is chosen on"
+            raise InputError(f"--test {text}", problem, "Give other images, or --val FOLDER@SPLIT to choose on others")
+    return test
 
 
 def train_all(
@@ -206,10 +215,10 @@ def train_all(
 ) -> "dict[str, dict[str, Row]]":
     """The experts, and the controls that are asked for: kind -> detector's name -> its training."""
     classes = {band.label: band.names for band in bands}
+    going_on = as_long(experiment, bands) if args.longer else None  # first: it may be impossible
     trained = {"experts": train_each(args, experiment, classes, console)}
-    if args.longer:
-        longer = {LONGER: experiment.data.classes}
-        trained[LONGER] = train_each(args, as_long(experiment, bands), longer, console)
+    if going_on is not None:
+        trained[LONGER] = train_each(args, going_on, {LONGER: experiment.data.classes}, console)
     if args.from_scratch:
         scratch = replace(experiment, name=f"{experiment.name}-scratch", start_from=None)
         trained["scratch"] = train_each(args, scratch, classes, console)
@@ -250,7 +259,10 @@ def train_each(
 
 
 def measured(
-    args: Args, experiment: "Experiment", bands: "Sequence[Band]", trained: "dict[str, dict[str, Row]]"
+    experiment: "Experiment",
+    bands: "Sequence[Band]",
+    trained: "dict[str, dict[str, Row]]",
+    test: "tuple[Selection, ...]",
 ) -> dict[str, Any]:
     """Everything on the images to choose on, and on those to report on."""
     from xray_det.orchestrate.experiment import prepare
@@ -260,9 +272,7 @@ def measured(
     names = {(kind, name): name if kind == LONGER else f"{kind} {name}" for kind in trained for name in trained[kind]}
     weights = {names[kind, name]: row.weights for kind, rows in trained.items() for name, row in rows.items()}
     detectors = {GENERAL: experiment.start_from, **weights}
-    images = {"val": experiment.data.val}
-    if args.test:
-        images["test"] = tuple(choose(text, ("test", "val")) for text in args.test)
+    images = {"val": experiment.data.val, **({"test": test} if test else {})}
     scores: dict[str, list[Scores]] = {
         kind: score_all(
             detectors,
@@ -371,19 +381,36 @@ def over_seeds(results: "Sequence[Mapping[str, Any]]") -> str:
         measured = {name: [numbers(one, name) for one in seeds] for name in sorted(seeds[0].ap, key=general_first)}
         columns = {name: name for name in measured["general"][0]}
         found = OverSeeds.of(measured, columns)
-        parts += [f"{seeds[0].key}, all {reported} images", found.markdown(), *verdicts(found)]
+        parts += [f"{seeds[0].key}, all {reported} images", found.markdown(), moved(seeds), *verdicts(found)]
     chosen = ", ".join(result["chosen"] for result in results)
+    where = "" if reported == "test" else " (on these images, which flatters them)"
     parts.append(
-        f"{len(results)} general detectors; combinations chosen: {chosen}; `{called_by()}` at commit {commit()}"
+        f"{len(results)} general detectors; combinations chosen: {chosen}{where}; `{called_by()}` at commit {commit()}"
     )
     return "\n\n".join(parts) + "\n"
 
 
+def moved(seeds: "Sequence[Scores]") -> str:
+    """How many classes rose, fell, and have an AP of 0, of the detectors of all classes; a number a general one."""
+    told = []
+    every = [name for name in sorted(seeds[0].ap, key=general_first) if of_all_classes(seeds[0], name)]
+    for name in every[1:]:
+        gained = [one.gains(name) for one in seeds]
+        rose, fell, zero = (" and ".join(str(getattr(g, what)) for g in gained) for what in ("rose", "fell", "zero"))
+        told.append(f"{name} {rose} rose, {fell} fell, {zero} at 0")
+    at_zero = " and ".join(str(one.gains(GENERAL).zero) for one in seeds)
+    return f"Classes, of {len(seeds[0].names)}: general {at_zero} at 0; {'; '.join(told)}."
+
+
 def numbers(scores: "Scores", detector: str) -> dict[str, float]:
     """AP, where the detector has all classes, and of each band."""
-    gained, general = scores.gains(detector), scores.gains(GENERAL)
-    overall = gained.ap if gained.classes == general.classes else float("nan")
+    gained = scores.gains(detector)
+    overall = gained.ap if of_all_classes(scores, detector) else float("nan")
     return {"AP": overall, **{band: gained.bands[band] for band in sorted(gained.bands, key=others_first)}}
+
+
+def of_all_classes(scores: "Scores", detector: str) -> bool:
+    return scores.gains(detector).classes == scores.gains(GENERAL).classes
 
 
 def verdicts(found: "OverSeeds") -> list[str]:
@@ -396,10 +423,10 @@ def verdicts(found: "OverSeeds") -> list[str]:
         rivals = [name for name in (GENERAL, LONGER, f"scratch {band}") if name in found.arms]
         ahead = {name: found.difference(band, f"experts {band}", name)[0] for name in rivals}
         told = ", ".join(f"{points(gain)} above {name}" for name, gain in ahead.items())
-        held = holds(all(gain > spread for gain in ahead.values()))
+        held = beyond(spread, *ahead.values())
         lines.append(f"Expert {band} raises its band: {held}. It is {told}; the spread is {points(spread)}.")
     gains = {name: found.difference(overall, name)[0] for name in ("own", "union", "wbf")}
-    held = holds(max(gains.values()) > found.spread(overall))
+    held = beyond(found.spread(overall), max(gains.values()))
     told = ", ".join(f"{name} {points(gain)}" for name, gain in gains.items())
     lines.append(f"Together they raise the whole: {held}. {told}; the spread is {points(found.spread(overall))}.")
     return lines

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from scripts import load
 
 from xray_det import config, storage
 from xray_det.data.annotations import Selection
+from xray_det.errors import InputError
+from xray_det.orchestrate.experiment import Data
 from xray_det.orchestrate.experts import Scores
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +29,7 @@ from made_dataset import NAMES, experiment, write_dataset  # noqa: E402
 def general(dataset: str, val: str, folder: Path) -> str:
     """Weights of a detector that finds something everywhere: its class scores begin around a half."""
     from xray_det.models.weights import save_detector
-    from xray_det.orchestrate.experiment import Data, prepare
+    from xray_det.orchestrate.experiment import prepare
 
     data = Data(train=(Selection(folder=dataset),), val=(Selection(folder=val),))
     made = experiment(dataset, folder, data=data, workers=1, ema=None)
@@ -90,7 +93,20 @@ def test_several_general_detectors_are_told_together() -> None:
     assert said in text
     assert "Expert 3-3 raises its band: does not hold here. It is +0.0 above general, -10.0 above longer" in text
     assert "own +10.0, union +0.0, wbf -8.3" in text
-    assert "2 general detectors; combinations chosen: own, own; `experiments/" in text
+    assert "Classes, of 3: general 0 and 0 at 0; longer 2 and 2 rose, 0 and 0 fell, 0 and 0 at 0; own 1 and 1" in text
+    assert "wbf 0 and 0 rose, 1 and 1 fell, 1 and 1 at 0." in text
+    assert "2 general detectors; combinations chosen: own, own (on these images, which flatters them); `exper" in text
+
+
+def test_images_to_report_on_are_not_those_to_choose_on(tmp_path: Path) -> None:
+    script = load("experts")
+    val = write_dataset(tmp_path / "v", name="v", images=4)
+    moved, test = shutil.copytree(val, tmp_path / "moved"), write_dataset(tmp_path / "t", name="t", images=4, seed=1)
+    made = experiment(val, tmp_path / "run", data=Data(train=(Selection(folder=val),), val=(Selection(folder=val),)))
+    assert [one.folder for one in script.reported_on((test,), made)] == [test]
+    for same in (val, str(moved)):
+        with pytest.raises(InputError, match="those that the combination is chosen on"):
+            script.reported_on((test, same), made)
 
 
 @pytest.mark.medium
