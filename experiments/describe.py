@@ -10,7 +10,8 @@ lack a leaf (Fig. 3b). Writes OUT/long_tail.png (images a class by rank, logarit
 OUT/NAME.png (histograms a dataset) and, where labels meet, OUT/NAME_labels.png. The JSON has every count, by dataset.
 
 For each sampling rule a table, OUT/NAME_sampling.png and the JSON say what an epoch shows of each class: images drawn,
-how often one is seen, and the share that is not. Paper 002's "252 times" for its rarest class and "99.13 % neglected"
+how often one is seen, and the share that is not. Unless --split says another, the epoch is of the split that a training
+takes, train or trainval, where there is one. Paper 002's "252 times" for its rarest class and "99.13 % neglected"
 for its most frequent one are N / (C n); beside them stand the values with co-occurrence.
 
 **Which IoU makes two boxes one object** is to be judged from the pairs: they are listed at several thresholds. Of the
@@ -69,8 +70,9 @@ def main(args: Args) -> None:
         raise InputError("FOLDER", "two datasets have one name", "Ingest one of them again with another --name")
     found = {name: measure(manifest, args.split, progress=True) for name, manifest in manifests.items()}
     labels = {name: LabelReport.of(manifest, args.split, progress=True) for name, manifest in manifests.items()}
+    epochs = {name: args.split or manifest.first_split("train", "trainval") for name, manifest in manifests.items()}
     views = {
-        name: Views.of(read_image_classes(manifest, args.split, progress=True), len(manifest.space))
+        name: Views.of(read_image_classes(manifest, epochs[name], progress=True), len(manifest.space))
         for name, manifest in manifests.items()
     }
 

@@ -9,7 +9,9 @@ tail (thirds of the classes by training images), and the classes by frequency; w
 (a line a class and protocol: frequency rank, training images, boxes to find, AP) and figures (precision against
 recall, average precision by frequency).
 
-A large dataset is scored in parts, by tasks of Ray Data, and no process holds it, unless the COCO protocol is asked.
+A large dataset is scored in parts, by tasks of Ray Data, and no process holds it, by the Open Images and VOC protocols.
+Those of COCO and LVIS want all detections of a dataset in one process (experiments/benchmarks/evaluation.py
+has the memory); where that is too much, name the others with --protocols.
 
 --run RUN adds the numbers and figures to the MLflow run of that training (its run folder), under
 evaluate/DATASET/PROTOCOL/METRIC; each further evaluation is the next step of these metrics.
