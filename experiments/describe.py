@@ -70,7 +70,9 @@ def main(args: Args) -> None:
         raise InputError("FOLDER", "two datasets have one name", "Ingest one of them again with another --name")
     found = {name: measure(manifest, args.split, progress=True) for name, manifest in manifests.items()}
     labels = {name: LabelReport.of(manifest, args.split, progress=True) for name, manifest in manifests.items()}
-    epochs = {name: args.split or manifest.first_split("train", "trainval") for name, manifest in manifests.items()}
+    epochs = dict.fromkeys(manifests, args.split)
+    if args.split is None:
+        epochs = {name: manifest.first_split("train", "trainval") for name, manifest in manifests.items()}
     views = {
         name: Views.of(read_image_classes(manifest, epochs[name], progress=True), len(manifest.space))
         for name, manifest in manifests.items()
@@ -80,7 +82,8 @@ def main(args: Args) -> None:
     console.print(statistics_table(found))
     for name, manifest in manifests.items():
         console.print(class_table(manifest, found[name]), *labels[name].tables())
-        console.print(*views_tables(manifest, views[name]), sep="\n")
+        told = "all images" if epochs[name] is None else f"the split {epochs[name]!r}"
+        console.print(f"An epoch of {told}:", *views_tables(manifest, views[name]), sep="\n")
     figures = {name: histograms(name, statistics) for name, statistics in found.items()}
     figures |= {f"{name}_sampling": sampling_views(name, one) for name, one in views.items()}
     counts = {name: statistics.image_counts for name, statistics in found.items()}

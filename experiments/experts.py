@@ -196,14 +196,15 @@ def reported_on(texts: Sequence[str], experiment: "Experiment") -> "tuple[Select
     """The images of --test.
 
     Raises:
-        InputError: some of them are those that the combination is chosen on.
+        InputError: a dataset and split of them is one that the combination is chosen on.
     """
     from xray_det.data.manifest import Manifest
 
     test = tuple(choose(text, ("test", "val")) for text in texts)
     chosen = [(Manifest.load(one.folder).fingerprint, one.split) for one in experiment.data.val]
     for text, one in zip(texts, test, strict=True):
-        splits = [split for content, split in chosen if content == Manifest.load(one.folder).fingerprint]
+        reported = Manifest.load(one.folder).fingerprint
+        splits = [split for content, split in chosen if content == reported]
         if one.split in splits or None in splits or (splits and one.split is None):
             problem = f"its images (split {one.split or 'all'}) are those that the combination is chosen on"
             raise InputError(f"--test {text}", problem, "Give other images, or --val FOLDER@SPLIT to choose on others")
@@ -360,9 +361,9 @@ def conclude(result: dict[str, Any], console: "Console") -> None:
             gained = scores.gains(detector)
             values = (gained.ap, *(gained.bands[band] for band in bands))
             cells = ["-" if value != value else f"{100 * value:.1f}" for value in values]
-            moved = [str(gained.rose), str(gained.fell)] if detector != GENERAL else ["", ""]
+            counts = [str(gained.rose), str(gained.fell)] if detector != GENERAL else ["", ""]
             mark = " (chosen)" if detector == result["chosen"] else ""
-            table.add_row(f"{detector}{mark}", *cells, f"{gained.zero} of {gained.classes}", *moved)
+            table.add_row(f"{detector}{mark}", *cells, f"{gained.zero} of {gained.classes}", *counts)
         console.print(table)
     if reported == "val":
         console.print(f"{result['chosen']} was chosen on these images: its lead over the others flatters it")

@@ -123,7 +123,7 @@ def read_phase(text: str, like: "Phase") -> "Phase":
     """``20``, ``7@0.7`` or ``7@0.3,0.9``; what it does not say is as in another phase.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is none of these.
     """
     from xray_det import config
     from xray_det.data.sampling import Natural, SoftBalance

@@ -39,7 +39,7 @@ class Args:
     images: int | None = None
     """How many images; all unless given."""
     ranks: str | None = None
-    """FIRST-LAST of the classes to keep, by boxes of the training images; all unless given."""
+    """FIRST-LAST of the classes to keep, by boxes of the dataset's training images; all unless given."""
     split: str | None = None
     """Choose among the images of this split."""
     seed: int = 0
@@ -69,6 +69,8 @@ def main(args: Args) -> None:
     ranks = None if args.ranks is None else read_ranks("--ranks", args.ranks)
     made = subset(args.folder, args.out, args.images, ranks=ranks, split=args.split, seed=args.seed, name=args.name)
     whole, names = Manifest.load(args.folder), made.space.names
+    if ranks is not None and whole.first_split("train", "trainval") is None:
+        print(f"{whole.name} has no split train or trainval: ranks are by the boxes of all its images", file=sys.stderr)
     was, after = measure(whole, args.split), measure(made).instance_counts
     before = was.instance_counts[[whole.space.row_of_name[name] for name in names]]
     found = shares(before, after)

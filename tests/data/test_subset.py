@@ -124,10 +124,13 @@ def test_a_subset_of_some_classes(tmp_path: Path) -> None:
         subset(whole.folder, str(tmp_path / "tiny"), ranks=(1, 1), split="train")
     with pytest.raises(InputError, match="no range of the 2 classes"):
         subset(whole.folder, str(tmp_path / "none"), ranks=(2, 3))
-    related = replace(whole, hierarchy=Hierarchy(parents=(("cup", "plate"),), parts=()))
-    related.save(whole.folder)
-    with pytest.raises(InputError, match="'cup' would stay and 'plate' go, and one is a kind of the other"):
-        subset(whole.folder, str(tmp_path / "torn"), ranks=(2, 2))
+    for kind in ("parents", "parts"):
+        edges = {"parents": (), "parts": (), kind: (("cup", "plate"),)}
+        replace(whole, hierarchy=Hierarchy(**edges)).save(whole.folder)
+        with pytest.raises(InputError, match="'cup' would stay and 'plate' go, and one is a kind or a part of the"):
+            subset(whole.folder, str(tmp_path / "torn"), ranks=(2, 2))
+    replace(whole, hierarchy=Hierarchy(parents=(("cup", "unused"),), parts=())).save(whole.folder)
+    assert subset(whole.folder, str(tmp_path / "kept"), ranks=(2, 2)).space.names == ("cup",), "a parent without a box"
 
 
 def test_rows_are_narrowed_as_a_plain_loop_would() -> None:

@@ -85,7 +85,7 @@ def test_what_sampling_says() -> None:
     assert said[0].endswith("Within the spread of the best: lambda 0, lambda 0.7, lambda 1.")
     # one seed says nothing
     said = sampling.verdicts(args, found(arms, {arm: (0.3,) if arm == "lambda 1" else (0.2,) for arm in arms}))
-    assert [line.split(": ")[1].split(".")[0] for line in said] == ["cannot be told from one seed"] * 3
+    assert [line.split(": ")[1].split(".")[0] for line in said] == ["cannot be told without a spread"] * 3
     # one that is in the tail alone
     values = found(arms, {"lambda 0.7": (0.21, 0.21)}).values
     values[3, :, list(METRICS).index("noisy tail")] = 0.5

@@ -72,7 +72,7 @@ def test_rows_are_images_and_their_detections_fall_in_score(pairs: list[tuple[in
         labels=torch.arange(count),
         image=torch.tensor([image for image, _ in pairs], dtype=torch.int64),
     )
-    batch = detection_rows(found, [f"i{k}" for k in range(5)], ["d"] * 5)
+    batch = detection_rows(found, [f"i{k}" for k in range(5)], ["d"] * 5, {"d": 99})
     assert batch.schema == DETECTIONS
     for image, row in enumerate(batch.to_pylist()):
         own = [k for k, (of, _) in enumerate(pairs) if of == image]

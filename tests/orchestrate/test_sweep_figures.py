@@ -80,6 +80,16 @@ def test_every_rung_of_two_values_has_figures_of_its_own(tmp_path: Path) -> None
     assert set(figures([*short, *full[:1]], "val/AP")) == {f"by_{LAM}", "curves_0.25", "classes_set_voc_0.25"}
 
 
+def test_values_that_look_alike_are_told_apart_and_a_population_has_its_last_generation_alone(tmp_path: Path) -> None:
+    rows = [trained(tmp_path / f"m{n}", lam) for n, lam in enumerate((0.00012, 0.00014, 0.00014))]
+    lines = figures(rows, "val/AP")["curves"].axes[0].lines
+    assert [line.get_label() for line in lines][:-1] == ["lam 0.00012", "lam 0.00014", "lam 0.00014 (lam=0.00014)"]
+    younger = [trained(tmp_path / f"y{n}", n / 10, share=0.5) for n in range(2)]
+    for row in younger:  # a generation is a phase
+        storage.write_json(storage.join(row.folder, "experiment.json"), {"experiment": {"phases": PHASES[:1]}})
+    assert set(figures([*younger, *rows], "val/AP")) == {f"by_{LAM}", "curves", "classes_set_voc"}
+
+
 def test_of_many_drawn_values_some_are_shown_from_the_least_to_the_greatest(tmp_path: Path) -> None:
     rows = [trained(tmp_path / str(n), n / 30) for n in reversed(range(31))]
     labels = [line.get_label() for line in figures(rows, "val/AP")["curves"].axes[0].lines][:-1]

@@ -17,16 +17,18 @@ def renumbering(manifest: Manifest, rows: Sequence[int]) -> Rows:
     """int32 [C]: the place of each class among ``rows``, -1 for those that go.
 
     Raises:
-        InputError: a class that stays is above or below one that goes: a box of the one may show the other.
+        InputError: a class that stays is above, below or a part of one that goes and has boxes, or the other way round:
+            a box of the one tells of the other.
     """
     table = np.full(len(manifest.space), -1, np.int32)
     table[list(rows)] = np.arange(len(rows))
     if manifest.hierarchy is not None:
-        ancestors = manifest.hierarchy.ancestors(manifest.space)
-        torn = np.argwhere((ancestors | ancestors.T) & (table >= 0)[:, None] & (table < 0))
+        above = manifest.hierarchy.ancestors(manifest.space) | manifest.hierarchy.part_of(manifest.space)
+        goes = (table < 0) & (manifest.instances_of() > 0)
+        torn = np.argwhere((above | above.T) & (table >= 0)[:, None] & goes)
         if len(torn):
-            stays, goes = (manifest.space.names[row] for row in torn[0])
-            problem = f"{stays!r} would stay and {goes!r} go, and one is a kind of the other"
+            one, other = (manifest.space.names[row] for row in torn[0])
+            problem = f"{one!r} would stay and {other!r} go, and one is a kind or a part of the other"
             raise InputError(manifest.name, problem, "Choose among classes that no hierarchy relates")
     return table
 

@@ -77,7 +77,8 @@ def subset(
     labels = np.concatenate([part["labels"] for part in read])
     lengths = np.concatenate([part["lengths"] for part in read])
     if not len(rows):
-        raise InputError(folder, f"no image of {split or 'it'} holds a class of these ranks", "Choose other ranks")
+        problem = f"split {split!r}: there is no image to choose"
+        raise InputError(folder, problem, "Choose another split, or ranks of classes that it holds")
     boxes = BoxLabels(labels=labels, offsets=np.concatenate([[0], np.cumsum(lengths)]))
     rows = rows if count is None else rows[choose(boxes, count, seed=seed)]
     with shards.storage_errors(out):

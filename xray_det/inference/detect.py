@@ -44,22 +44,21 @@ def detect(detector: Detector, pictures: Pictures, *, precision: torch.dtype = t
 
 
 def detection_rows(
-    found: Detections, image_ids: Sequence[str], datasets: Sequence[str], most: Mapping[str, int] | None = None
+    found: Detections, image_ids: Sequence[str], datasets: Sequence[str], most: Mapping[str, int]
 ) -> pa.RecordBatch:
     """Detections of B images as B rows of schema.DETECTIONS (images without detections too), by falling score.
 
     Args:
         found: ``image`` counts the images from 0.
         image_ids, datasets: B of each.
-        most: dataset -> how many of an image are kept, those that score best; None: all.
+        most: dataset -> how many of an image are kept, those that score best.
     """
     image, scores = found.image.numpy(), found.scores.numpy()
     order = np.lexsort((-scores.astype(np.float64), image))
     image = image[order]
-    if most is not None:
-        limit = np.array([most[dataset] for dataset in datasets], np.int64)[image]
-        kept = np.arange(len(image)) - np.searchsorted(image, image) < limit
-        image, order = image[kept], order[kept]
+    limit = np.array([most[dataset] for dataset in datasets], np.int64)[image]
+    kept = np.arange(len(image)) - np.searchsorted(image, image) < limit
+    image, order = image[kept], order[kept]
     offsets = pa.array(np.concatenate([[0], np.cumsum(np.bincount(image, minlength=len(image_ids)))]).astype(np.int32))
     boxes = pa.FixedSizeListArray.from_arrays(pa.array(found.boxes.numpy()[order].reshape(-1)), 4)
     columns = {

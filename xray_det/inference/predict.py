@@ -135,8 +135,10 @@ def predict(
     augmentation = (augmentation or trained_augmentation(weights)).evaluation()
     config = read_config(weights)
     space = LabelSpace.from_json(config["label_space"])
-    most = most_detections(config["architecture"]["decoding"]["max_detections"], annotations.manifests)
-    digest = _claimed(out, weights, annotations, augmentation, settings)
+    limit = config["architecture"]["decoding"]["max_detections"]
+    most = most_detections(limit, annotations.manifests)
+    raised = {name: number for name, number in most.items() if number > limit}
+    digest = _claimed(out, weights, annotations, augmentation, settings, raised)
     sizes = np.diff([*range(0, len(annotations), settings.part_images), len(annotations)]).tolist()
     missing = [part for part in range(len(sizes)) if not storage.exists(_part(out, part))]
     schema = detection_schema(space)
@@ -330,8 +332,15 @@ def claim(out: str, said: Mapping[str, Any]) -> None:
         )
 
 
-def _claimed(out: str, weights: str, annotations: Annotations, augmentation: Augmentation, settings: Predicting) -> str:
-    """Claim the folder; the weights' digest."""
+def _claimed(
+    out: str,
+    weights: str,
+    annotations: Annotations,
+    augmentation: Augmentation,
+    settings: Predicting,
+    raised: Mapping[str, int],
+) -> str:
+    """Claim the folder; the weights' digest. ``raised``: datasets with more detections than the detector was set to."""
     digest = hashlib.sha256(storage.read_bytes(storage.join(weights, WEIGHTS_FILE))).hexdigest()[:16]
     numbers = np.diff(annotations.starts).tolist()
     pairs = list(zip(annotations.manifests, annotations.selections, numbers, strict=True))
@@ -343,6 +352,7 @@ def _claimed(out: str, weights: str, annotations: Annotations, augmentation: Aug
         "batch": settings.batch,
         "precision": settings.precision,
         "part_images": settings.part_images,
+        **({"max_detections": dict(raised)} if raised else {}),
     }
     claim(out, said)
     return digest

@@ -19,7 +19,7 @@ class Decoding:
         score_threshold: pairs that score no more are dropped.
         nms_iou: a box that overlaps more than this with a better one of its class is dropped.
         candidates: pairs a level that enter suppression.
-        max_detections: an image; at least 300 of a dataset that was published as LVIS (inference/predict.py).
+        max_detections: an image; at least 300 of a dataset that was published as LVIS, by whatever it is scored.
     """
 
     score_threshold: float = 0.05

@@ -124,8 +124,8 @@ def holds(value: bool) -> str:
 
 
 def beyond(spread: float, *gains: float) -> str:
-    """How a claim came out that holds where every gain is greater than the seeds' spread, NaN where there is one."""
-    return holds(all(gain > spread for gain in gains)) if spread == spread else "cannot be told from one seed"
+    """How a claim came out that holds where every gain is greater than the seeds' spread: NaN with one seed or arm."""
+    return holds(all(gain > spread for gain in gains)) if spread == spread else "cannot be told without a spread"
 
 
 def points(value: float) -> str:

@@ -24,15 +24,21 @@ _LINES = 10
 def figures(rows: Sequence[Row], metric: str) -> dict[str, Figure]:
     """Name -> figure, of what the rows give: ``by_PATH`` for each swept number; where one field alone was swept,
     ``curves`` (paper 002, Fig. 4) and ``classes_DATASET_PROTOCOL`` (Fig. 5) of its values, for each rung that at least
-    two have finished: those of a shorter schedule end in ``_SHARE``."""
+    two have finished: those of a shorter schedule end in ``_SHARE``. (A population's earlier generations are no
+    schedules of their own, and have none.)"""
     paths = dict.fromkeys(path for row in rows for path in row.values)
     drawn = {f"by_{path}": figure for path in paths if (figure := by_value(rows, path, metric)) is not None}
     if len(paths) != 1:
         return drawn
     (path,) = paths
-    for share in sorted({row.share for row in rows}, reverse=True):
-        ended = sorted((row for row in rows if row.share == share and _scored(row)), key=lambda r: _order(r, path))
-        arms = {_named(path, row): row for row in _some(ended)}
+    scored = [row for row in rows if _scored(row)]
+    whole = max((len(_phases(row)) for row in scored), default=0)
+    for share in sorted({row.share for row in scored}, reverse=True):
+        ended = [row for row in scored if row.share == share and len(_phases(row)) == whole]
+        arms: dict[str, Row] = {}
+        for row in _some(sorted(ended, key=lambda row: _order(row, path))):
+            name = _named(path, row)
+            arms[f"{name} ({row.arm})" if name in arms else name] = row
         if len(arms) < 2:
             continue
         found = classes(arms)
@@ -134,7 +140,7 @@ def _some(rows: Sequence[Row]) -> list[Row]:
 
 def _named(path: str, row: Row) -> str:
     value = row.values[path]
-    return f"{path.rsplit('.', 1)[-1]} {round(value, 4) if isinstance(value, float) else value}"
+    return f"{path.rsplit('.', 1)[-1]} {float(f'{value:.4g}') if isinstance(value, float) else value}"
 
 
 def _order(row: Row, path: str) -> tuple[bool, Any]:
