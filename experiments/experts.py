@@ -38,8 +38,8 @@ claim on two cores: 8 minutes for the two general trainings, 19 for their expert
 Expect: a band's AP rises where the general detector had seen its classes too seldom; that of `own` in a band is its
 expert's, and other classes stay as they are.
 
-Result of the claim (trained at commit 591f565; experiments/results/experts.md): AP on the noise that was trained on, mean of two
-seeds, in parentheses the gain over the general detector:
+Result of the claim (trained at commit 591f565; experiments/results/experts.md): AP on the noise that was trained on,
+mean of two seeds, in parentheses the gain over the general detector:
 
                        all classes    ranks 1-15      16-29          30-44
     general            44.0           58.8            39.9           33.0
