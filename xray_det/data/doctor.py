@@ -19,6 +19,7 @@ import pyarrow as pa
 from xray_det.data.annotations import ragged
 from xray_det.data.boxes import BoxFindings, examine_boxes, select_boxes
 from xray_det.data.defect import QUARANTINED, Defect, parse_note
+from xray_det.data.formats.rows import ragged as to_lists
 from xray_det.data.images import BadImage, ImageFacts, boxes_upright, decode, verify
 from xray_det.data.schema import SHARD
 
@@ -165,9 +166,7 @@ def _without_contradictions(batch: pa.RecordBatch, looked: list[_Looked]) -> pa.
     for name, own in zip(names, keys, strict=True):
         own = own[~np.isin(own, both)]
         offsets = np.searchsorted(own >> 32, np.arange(len(looked) + 1))
-        values = pa.ListArray.from_arrays(
-            pa.array(offsets.astype(np.int32)), pa.array((own & (2**32 - 1)).astype(np.int32))
-        )
+        values = to_lists(pa.array((own & (2**32 - 1)).astype(np.int32)), offsets)
         batch = batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), values)
     return batch
 

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from xray_det.data.annotations import box_labels, ragged
+from xray_det.data.formats.rows import counts_to_offsets
+from xray_det.data.formats.rows import ragged as to_lists
 from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
 
@@ -43,29 +45,26 @@ def narrowed(images: pa.Table, table: Rows) -> pa.Table:
     images = images.combine_chunks()
     flags, offsets = ragged(images.column("flags").combine_chunks())
     labels, box = box_labels(images.column("labels").combine_chunks())
-    labels, box = table[labels][table[labels] >= 0], box[table[labels] >= 0]
+    mapped = table[labels]
+    labels, box = mapped[mapped >= 0], box[mapped >= 0]
     each = np.bincount(box, minlength=len(flags))
     stays = each > 0
     image = np.repeat(np.arange(images.num_rows), np.diff(offsets))
     for name in ("boxes", "area", "visible_boxes", "flags", "labels"):
         column = images.column(name).combine_chunks()
-        known = ~column.is_null().to_numpy(zero_copy_only=False)[image]  # of the boxes, who has an entry here
-        kept = np.flatnonzero(stays[known])
-        ends = np.cumsum(np.bincount(image[stays & known], minlength=images.num_rows))
-        bounds = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+        null = column.is_null().to_numpy(zero_copy_only=False)
+        known = ~null[image]  # of the boxes, who has an entry here
+        counts = np.bincount(image[stays & known], minlength=images.num_rows)
         if name == "labels":
-            inner = pa.array(np.concatenate([[0], np.cumsum(each[stays])]).astype(np.int32))
-            values = pa.ListArray.from_arrays(inner, pa.array(labels.astype(np.int32)))
+            values = to_lists(pa.array(labels), counts_to_offsets(each[stays]))
         else:
-            values = column.flatten().take(pa.array(kept))
-        made = pa.ListArray.from_arrays(bounds, values, mask=column.is_null() if column.null_count else None)
-        images = _with(images, name, made)
+            values = column.flatten().filter(pa.array(stays[known]))
+        images = _with(images, name, to_lists(values, counts_to_offsets(counts), null))
     for name in ("verified_positive", "verified_negative", "not_exhaustive"):
-        values, bounds = ragged(images.column(name).combine_chunks())
-        mapped, image = table[values], np.repeat(np.arange(images.num_rows), np.diff(bounds))
-        ends = np.cumsum(np.bincount(image[mapped >= 0], minlength=images.num_rows))
-        starts = pa.array(np.concatenate([[0], ends]).astype(np.int32))
-        images = _with(images, name, pa.ListArray.from_arrays(starts, pa.array(mapped[mapped >= 0])))
+        listed, bounds = ragged(images.column(name).combine_chunks())
+        mapped, image = table[listed], np.repeat(np.arange(images.num_rows), np.diff(bounds))
+        counts = np.bincount(image[mapped >= 0], minlength=images.num_rows)
+        images = _with(images, name, to_lists(pa.array(mapped[mapped >= 0]), counts_to_offsets(counts)))
     return images
 
 

@@ -32,9 +32,10 @@ def figures(rows: Sequence[Row], metric: str) -> dict[str, Figure]:
         return drawn
     (path,) = paths
     scored = [row for row in rows if _scored(row)]
-    whole = max((len(_phases(row)) for row in scored), default=0)
-    for share in sorted({row.share for row in scored}, reverse=True):
-        ended = [row for row in scored if row.share == share and len(_phases(row)) == whole]
+    phases = [len(_phases(row)) for row in scored]
+    whole = [row for row, count in zip(scored, phases, strict=True) if count == max(phases)]
+    for share in sorted({row.share for row in whole}, reverse=True):
+        ended = [row for row in whole if row.share == share]
         arms: dict[str, Row] = {}
         for row in _some(sorted(ended, key=lambda row: _order(row, path))):
             name = _named(path, row)
