@@ -57,7 +57,7 @@ def main(args: Args) -> None:
 
     from xray_det.data.figures import confusions, histograms, long_tail, sampling_views
     from xray_det.data.label_report import LabelReport
-    from xray_det.data.manifest import Manifest
+    from xray_det.data.manifest import TRAINING, Manifest
     from xray_det.data.report import class_table, statistics_table
     from xray_det.data.statistics import measure
     from xray_det.data.views import Views, read_image_classes, views_tables
@@ -72,7 +72,7 @@ def main(args: Args) -> None:
     labels = {name: LabelReport.of(manifest, args.split, progress=True) for name, manifest in manifests.items()}
     epochs = dict.fromkeys(manifests, args.split)
     if args.split is None:
-        epochs = {name: manifest.first_split("train", "trainval") for name, manifest in manifests.items()}
+        epochs = {name: manifest.first_split(*TRAINING) for name, manifest in manifests.items()}
     views = {
         name: Views.of(read_image_classes(manifest, epochs[name], progress=True), len(manifest.space))
         for name, manifest in manifests.items()

@@ -112,12 +112,12 @@ def main(args: Args) -> None:
 
 def split_of(folder: str, asked: str | None) -> str | None:
     """The split to evaluate; None for every image. Says so where it was not asked for."""
-    from xray_det.data.manifest import Manifest
+    from xray_det.data.manifest import VALIDATION, Manifest
 
     if asked is not None:
         return None if asked == "all" else asked
     manifest = Manifest.load(folder)
-    split = manifest.first_split("val", "test")
+    split = manifest.first_split(*VALIDATION)
     print(f"{manifest.name}: evaluating {f'the split {split}' if split else 'every image (it has no val or test)'}")
     return split
 

@@ -183,12 +183,13 @@ def experts_of(args: Args, general: str, name: str, console: "Console") -> dict[
 
 def configure(args: Args, general: str, name: str) -> "Experiment":
     """The experts' experiment, but for their classes."""
+    from xray_det.data.manifest import VALIDATION
     from xray_det.orchestrate.experts import expert_experiment, find_weights
 
     experiment = expert_experiment(find_weights(general), name)
     experiment = replace(experiment, out=args.out or "")
     if args.val:
-        val = tuple(choose(text, ("val", "test")) for text in args.val)
+        val = tuple(choose(text, VALIDATION) for text in args.val)
         experiment = replace(experiment, data=replace(experiment.data, val=val))
     return assigned(experiment, args.set).absolute()
 

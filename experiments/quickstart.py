@@ -148,6 +148,7 @@ def describe(datasets: "list[Manifest]", folder: str, console: "Console") -> Non
 def configure(args: Args, datasets: "list[Manifest]") -> "Experiment":
     """The experiment, all of it: read this to see what is trained."""
     from xray_det.data.augmentation import Augmentation
+    from xray_det.data.manifest import TRAINING, VALIDATION
     from xray_det.data.sampling import Natural, SoftBalance
     from xray_det.models.retinanet import slim
     from xray_det.orchestrate.experiment import Data, Experiment
@@ -168,7 +169,7 @@ def configure(args: Args, datasets: "list[Manifest]") -> "Experiment":
     balanced = replace(natural, epochs=second, sampling=second_rule, lr=args.lr / 2, drops=(0.7 * second,))
     return Experiment(
         name=f"{args.name}-smoke" if args.smoke else args.name,
-        data=Data(train=choose(datasets, "train", "trainval"), val=choose(datasets, "val", "test")),
+        data=Data(train=choose(datasets, TRAINING), val=choose(datasets, VALIDATION)),
         model=slim(),
         augmentation=Augmentation(short_side=(args.size,), max_side=args.size, flip=flip, scale_jitter=(0.8, 1.25)),
         phases=(natural, balanced),
@@ -179,7 +180,7 @@ def configure(args: Args, datasets: "list[Manifest]") -> "Experiment":
     )
 
 
-def choose(datasets: "list[Manifest]", *splits: str) -> "tuple[Selection, ...]":
+def choose(datasets: "list[Manifest]", splits: tuple[str, ...]) -> "tuple[Selection, ...]":
     """Of each dataset the first of these splits that it has, else all its images."""
     from xray_det.data.annotations import Selection
 

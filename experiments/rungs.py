@@ -146,6 +146,7 @@ def natural(args: Args) -> "Experiment":
     """The trunk: the phase that all arms of a seed begin with, on the miniature's two releases."""
     from xray_det.data.annotations import Selection
     from xray_det.data.augmentation import Augmentation
+    from xray_det.data.manifest import TRAINING, VALIDATION
     from xray_det.data.miniature.ingested import ingested, rendered
     from xray_det.data.miniature.parameters import Miniature
     from xray_det.data.sampling import Natural
@@ -159,7 +160,7 @@ def natural(args: Args) -> "Experiment":
     found = [ingested(folder, path) for path in (releases.objects365, releases.open_images)]
     train, val = (
         tuple(Selection(folder=m.folder, split=m.first_split(*names)) for m in found)
-        for names in (("train", "trainval"), ("val", "test"))
+        for names in (TRAINING, VALIDATION)
     )
     phase = Phase(
         epochs=args.epochs[0],

@@ -57,7 +57,7 @@ def main(args: Args) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from xray_det.data.manifest import Manifest
+    from xray_det.data.manifest import TRAINING, Manifest
     from xray_det.data.statistics import measure
     from xray_det.data.subset import shares, subset
     from xray_det.labels.frequency import bands
@@ -69,7 +69,7 @@ def main(args: Args) -> None:
     ranks = None if args.ranks is None else read_ranks("--ranks", args.ranks)
     made = subset(args.folder, args.out, args.images, ranks=ranks, split=args.split, seed=args.seed, name=args.name)
     whole, names = Manifest.load(args.folder), made.space.names
-    if ranks is not None and whole.first_split("train", "trainval") is None:
+    if ranks is not None and whole.first_split(*TRAINING) is None:
         print(f"{whole.name} has no split train or trainval: ranks are by the boxes of all its images", file=sys.stderr)
     was, after = measure(whole, args.split), measure(made).instance_counts
     before = was.instance_counts[[whole.space.row_of_name[name] for name in names]]

@@ -11,6 +11,7 @@ from xray_det.data.augmentation import Augmentation
 from xray_det.data.batch import Batch
 from xray_det.data.ingest import ingest_published
 from xray_det.data.loader import Loader
+from xray_det.data.manifest import TRAINING
 from xray_det.data.sampling import SoftBalance
 from xray_det.models.retinanet import slim
 from xray_det.orchestrate.experiment import Data, Experiment, prepare
@@ -39,7 +40,7 @@ def test_a_published_dataset_trains_a_step(shared_data: Path, tmp_path: Path, na
     manifest = ingest_published([shared_data / name], str(tmp_path / "shards"), progress=False)
     experiment = Experiment(
         name=name,
-        data=Data(train=(Selection(folder=manifest.folder, split=manifest.first_split("train", "trainval")),)),
+        data=Data(train=(Selection(folder=manifest.folder, split=manifest.first_split(*TRAINING)),)),
         model=slim(),
         augmentation=Augmentation(short_side=(128,), max_side=160, iou_crop=0.5, zoom_out=0.2, photometric=0.5),
         phases=(Phase(lr=0.01),),

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from xray_det.labels.hierarchy import Hierarchy
 
 FILE: Final = "manifest.json"
+TRAINING: Final = ("train", "trainval")
+"""The split to train on: the first of these that a dataset has."""
+VALIDATION: Final = ("val", "test")
+"""The split to measure on, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from xray_det.data.annotations import box_labels, ragged
 from xray_det.data.counting import Statistics, count_splits, counted
 from xray_det.data.geometry import trained
 from xray_det.data.ingest import PART_ROWS, each
-from xray_det.data.manifest import Manifest, Shard
+from xray_det.data.manifest import TRAINING, Manifest, Shard
 from xray_det.data.narrow import Rows, narrowed, renumbering
 from xray_det.data.parts import shard_name
 from xray_det.data.schema import SCHEMA_VERSION
@@ -90,7 +90,7 @@ def _staying(manifest: Manifest, ranks: tuple[int, int] | None) -> tuple[list[in
     """Rows of the classes that stay, rising, and where they go; None where all stay."""
     if ranks is None:
         return list(range(len(manifest.space))), None
-    (found,) = rank_bands(manifest.instances_of(manifest.first_split("train", "trainval")), [ranks])
+    (found,) = rank_bands(manifest.instances_of(manifest.first_split(*TRAINING)), [ranks])
     classes = sorted(found.tolist())
     return classes, renumbering(manifest, classes)
 

@@ -55,10 +55,11 @@ def configure(told: Told, *, name: str, phases: "tuple[Phase, ...]") -> "Experim
     Raises:
         InputError: nothing to train on, an unknown path, a value that cannot be.
     """
+    from xray_det.data.manifest import TRAINING, VALIDATION
     from xray_det.orchestrate.experiment import Data, Experiment, read_experiment
 
-    train = tuple(choose(text, ("train", "trainval")) for text in told.datasets)
-    val = tuple(choose(text, ("val", "test")) for text in told.val)
+    train = tuple(choose(text, TRAINING) for text in told.datasets)
+    val = tuple(choose(text, VALIDATION) for text in told.val)
     if told.config is not None:
         experiment = read_experiment(storage.read_json(told.config))
     elif train:
