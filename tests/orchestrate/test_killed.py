@@ -131,8 +131,7 @@ def test_a_killed_worker_and_a_killed_driver_change_no_bit(
     with started(dataset, tmp_path) as driver:
         driver.wait()
     assert weights(tmp_path) == undisturbed
-    left = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()}
-    assert left == {"step-000000022", "step-000000024"}
+    assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()]  # nor a killed worker's
 
 
 def test_killed_at_ten_points(dataset: str, undisturbed: dict[str, bytes], tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ def test_a_training_on_ray_equals_the_plain_loop_and_is_not_repeated(
     assert sorted(points["train/loss"]) == list(range(1, 25))
     assert points["train/lr"][1] == pytest.approx(0.005)
     assert points["train/lr"][13] == pytest.approx(0.002)
-    kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()}
-    assert kept == {"step-000000012", "step-000000024"}  # the best, and the newest
+    # both phases' ends lie in phases/, once
+    assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()]
     # again: no fit
     monkeypatch.setattr(trainer, "_Trainer", None)
     assert train(made) == result
@@ -152,3 +152,20 @@ def test_a_record_of_checkpoints_cut_off_by_a_kill_is_removed(tmp_path: Path) ->
     storage.write_bytes(record, b'{"ray_ver')
     trainer.mend_record(folder)
     assert not storage.exists(record)
+
+
+def test_of_a_finished_runs_checkpoints_those_measured_within_a_phase_stay(tmp_path: Path) -> None:
+    made = experiment("dataset", tmp_path, phases=(Phase(epochs=2), Phase(epochs=3)))
+    folder = RunFolder.open(str(tmp_path / "run"), {"experiment": {}})
+    # phase 0 ends after step 20; step 40 was measured in phase 1 and is not among the best; 45 Ray never heard of
+    for step in (10, 20, 30, 45, 50):
+        storage.write_bytes(storage.join(folder.checkpoint(step, averaged=True), "model.safetensors"), b"weights")
+    record = folder.path(CHECKPOINTS, "checkpoint_manager_snapshot.json")
+    storage.write_bytes(record, b"{}")
+    for phase, epoch, step in ((0, 1, 10), (0, 2, 20), (1, 1, 30), (1, 2, 40), (1, 3, 50)):
+        value = {"phase": phase, "epoch": epoch, "step": step, "metrics": {}}
+        storage.write_json(folder.validation(phase, epoch), value)
+    for _ in range(2):
+        trainer.remove_spent(folder, made)
+        left = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+        assert left == {"step-000000010", "step-000000030", "checkpoint_manager_snapshot.json"}

@@ -4,7 +4,8 @@ experiment.json        the resolved experiment, the datasets' fingerprints, the 
 phases/N/              the checkpoint at the end of phase N: weights/ is the model, ema/ its average
 phases/N/detections/   its detections of the validation images
 validations/           what was measured of a checkpoint: phase-P-epoch-E.json
-checkpoints/           the newest checkpoint and the best ones, in Ray Train's keeping
+checkpoints/           the newest checkpoint and the best ones, in Ray Train's keeping; of a finished run those of the
+                       best that lie within a phase
 latest.json            which of them is the newest that is whole
 tracking/              the journal (tracking/journal.py)
 nonfinite-.../         evidence of a step that was not finite

@@ -25,7 +25,7 @@ from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
 from xray_det.orchestrate.preflight import preflight, require
 from xray_det.orchestrate.progress import Display, Progress
 from xray_det.orchestrate.resources import WORKER_CPUS, Share, cluster_resources, share
-from xray_det.orchestrate.run_folder import CHECKPOINTS, PROGRESS, Result, RunFolder
+from xray_det.orchestrate.run_folder import CHECKPOINTS, PROGRESS, Result, RunFolder, checkpoint_name
 from xray_det.orchestrate.validation import SCORE, Measuring, Validate, measure_experiment, read_measured
 from xray_det.orchestrate.worker import OUTCOME, Assignment, work
 from xray_det.tracking.tracker import Tracker
@@ -75,6 +75,7 @@ def train(
     folder = RunFolder.open(experiment.folder, prepared.document)
     result = folder.finished()
     if result is not None:
+        remove_spent(folder, experiment)  # a kill may have come between
         return result
     connect()
     if validate is None and experiment.data.val:
@@ -110,12 +111,11 @@ def train(
     failure = outcome.get("failed")
     if failure is not None:
         raise _raised(failure)
-    kept = [fitted.checkpoint, *(checkpoint for checkpoint, _ in fitted.best_checkpoints or ())]
-    remove_unknown(folder, {checkpoint.path.rsplit("/", 1)[1] for checkpoint in kept if checkpoint is not None})
     if measuring is not None:
         _measure_what_is_missing(measuring, experiment, first=len(begin.phases) if begin is not None else 0)
     result = _result(assignment, outcome, begin, allotted, _seconds(began, fit, outcome["marks"]))
     folder.finish(result)
+    remove_spent(folder, experiment)
     if tracker is not None:
         tracker.tags({"weights.last": result.weights, **({"weights.best": result.best} if result.best else {})})
         tracker.log({f"cost/{name}": value for name, value in result.cost.items()}, step=result.steps)
@@ -247,15 +247,11 @@ def _result(
 
 def best_weights(folder: RunFolder, experiment: Experiment) -> str:
     """The weights with the best validation that are still there; empty where nothing was measured."""
-    fs, path = storage.locate(folder.path("validations"))
-    files = [info.path for info in fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))]
-    found = [storage.read_json(folder.path("validations", file.rsplit("/", 1)[1])) for file in files]
     averaged, metric = experiment.ema is not None, experiment.validation.metric
     candidates = []
-    for value in found:
-        ended = value["epoch"] == experiment.phases[value["phase"]].epochs
+    for value in _validations(folder):
         weights = folder.weights(value["phase"], averaged=averaged)
-        if not ended:
+        if not _ended(value, experiment):
             weights = folder.checkpoint(value["step"], averaged=averaged)
         score = value["metrics"].get(metric)
         if score is not None and storage.exists(weights):
@@ -263,12 +259,32 @@ def best_weights(folder: RunFolder, experiment: Experiment) -> str:
     return max(candidates)[2] if candidates else ""
 
 
-def remove_unknown(folder: RunFolder, known: set[str]) -> None:
-    """Remove checkpoints that Ray does not know: uploaded by a worker that was killed before it could report them."""
+def remove_spent(folder: RunFolder, experiment: Experiment) -> None:
+    """Remove the checkpoints of a finished run, but those measured within a phase, of which Ray has kept the best.
+
+    A phase's end lies in ``phases/`` for good, and nothing goes on from the others, among them those that Ray does not
+    know: uploaded by a worker that was killed before it could report them.
+    """
     fs, path = storage.locate(folder.path(CHECKPOINTS))
-    for info in fs.get_file_info(pafs.FileSelector(path)):
-        if info.type == pafs.FileType.Directory and info.base_name.startswith("step-") and info.base_name not in known:
-            fs.delete_dir(info.path)
+    found = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    there = [info for info in found if info.type == pafs.FileType.Directory and info.base_name.startswith("step-")]
+    if there:
+        within = {checkpoint_name(v["step"]) for v in _validations(folder) if not _ended(v, experiment)}
+        for info in there:
+            if info.base_name not in within:
+                fs.delete_dir(info.path)
+
+
+def _validations(folder: RunFolder) -> list[dict[str, Any]]:
+    """What was measured, as the files say."""
+    fs, path = storage.locate(folder.path("validations"))
+    files = [info for info in fs.get_file_info(pafs.FileSelector(path, allow_not_found=True)) if info.is_file]
+    return [storage.read_json(folder.path("validations", info.base_name)) for info in files]
+
+
+def _ended(validation: dict[str, Any], experiment: Experiment) -> bool:
+    """Whether it is of a phase's end."""
+    return bool(validation["epoch"] == experiment.phases[validation["phase"]].epochs)
 
 
 def mend_record(folder: RunFolder) -> None:
