@@ -16,7 +16,7 @@ from xray_det.evaluation.measured import Measured
 from xray_det.inference.predict import trained_augmentation
 from xray_det.models.weights import load_detector, read_config
 from xray_det.orchestrate import trainer
-from xray_det.orchestrate.experiment import Prepared, prepare, read_experiment
+from xray_det.orchestrate.experiment import Prepared, Validation, prepare, read_experiment
 from xray_det.orchestrate.run_folder import CHECKPOINTS, RunFolder
 from xray_det.orchestrate.trainer import train
 from xray_det.orchestrate.worker import weight_saver
@@ -154,18 +154,24 @@ def test_a_record_of_checkpoints_cut_off_by_a_kill_is_removed(tmp_path: Path) ->
     assert not storage.exists(record)
 
 
-def test_of_a_finished_runs_checkpoints_those_measured_within_a_phase_stay(tmp_path: Path) -> None:
-    made = experiment("dataset", tmp_path, phases=(Phase(epochs=2), Phase(epochs=3)))
+def test_of_a_finished_runs_checkpoints_the_best_within_a_phase_stay(tmp_path: Path) -> None:
+    kept = Validation(every=1, keep=3)
+    made = experiment("dataset", tmp_path, phases=(Phase(epochs=2), Phase(epochs=4)), validation=kept)
     folder = RunFolder.open(str(tmp_path / "run"), {"experiment": {}})
-    # phase 0 ends after step 20; step 40 was measured in phase 1 and is not among the best; 45 Ray never heard of
-    for step in (10, 20, 30, 45, 50):
+    # phase 0 ends after step 20; step 40 Ray removed; 45 it never heard of; 50 is one too many, which it had forgotten
+    for step in (10, 20, 30, 45, 50, 60):
         storage.write_bytes(storage.join(folder.checkpoint(step, averaged=True), "model.safetensors"), b"weights")
+    for phase in (0, 1):
+        storage.write_bytes(storage.join(folder.weights(phase, averaged=True), "model.safetensors"), b"weights")
     record = folder.path(CHECKPOINTS, "checkpoint_manager_snapshot.json")
     storage.write_bytes(record, b"{}")
-    for phase, epoch, step in ((0, 1, 10), (0, 2, 20), (1, 1, 30), (1, 2, 40), (1, 3, 50)):
-        value = {"phase": phase, "epoch": epoch, "step": step, "metrics": {}}
+    validations = ((0, 1, 10, 0.5), (0, 2, 20, 0.6), (1, 1, 30, 0.7), (1, 2, 40, 0.9), (1, 3, 50, 0.4), (1, 4, 60, 0.3))
+    for phase, epoch, step, score in validations:
+        value = {"phase": phase, "epoch": epoch, "step": step, "metrics": {"val/AP": score}}
         storage.write_json(folder.validation(phase, epoch), value)
     for _ in range(2):
         trainer.remove_spent(folder, made)
         left = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
         assert left == {"step-000000010", "step-000000030", "checkpoint_manager_snapshot.json"}
+    best = [folder.checkpoint(30, averaged=True), folder.weights(0, averaged=True)]
+    assert trainer.measured_weights(folder, made)[:2] == best

@@ -62,7 +62,7 @@ class Validation:
 
     Args:
         every: epochs of a phase between two measurements; None: at each phase's end alone, which is always measured.
-        keep: how many checkpoints with the best ``metric`` are kept; the newest is kept too.
+        keep: how many checkpoints with the best ``metric`` are kept, and until the run has finished the newest.
         metric: what makes a checkpoint the best; more is better.
     """
 

@@ -25,7 +25,7 @@ from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
 from xray_det.orchestrate.preflight import preflight, require
 from xray_det.orchestrate.progress import Display, Progress
 from xray_det.orchestrate.resources import WORKER_CPUS, Share, cluster_resources, share
-from xray_det.orchestrate.run_folder import CHECKPOINTS, PROGRESS, Result, RunFolder, checkpoint_name
+from xray_det.orchestrate.run_folder import CHECKPOINTS, PROGRESS, Result, RunFolder
 from xray_det.orchestrate.validation import SCORE, Measuring, Validate, measure_experiment, read_measured
 from xray_det.orchestrate.worker import OUTCOME, Assignment, work
 from xray_det.tracking.tracker import Tracker
@@ -233,7 +233,7 @@ def _result(
         folder=folder.uri,
         weights=folder.weights(len(experiment.phases) - 1, averaged=averaged),
         phases=(*(begin.phases if begin else ()), *(folder.weights(phase, averaged=averaged) for phase in own)),
-        best=best_weights(folder, experiment),
+        best=next(iter(measured_weights(folder, experiment)), ""),
         steps=outcome["steps"],
         metrics=outcome["metrics"],
         validations=(*(begin.validations if begin else ()), *found),
@@ -245,22 +245,26 @@ def _result(
     )
 
 
-def best_weights(folder: RunFolder, experiment: Experiment) -> str:
-    """The weights with the best validation that are still there; empty where nothing was measured."""
+def measured_weights(folder: RunFolder, experiment: Experiment) -> list[str]:
+    """The weights folders that have a validation's score and are still there, the best first."""
+    fs, path = storage.locate(folder.path("validations"))
+    files = [info.path for info in fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))]
+    found = [storage.read_json(folder.path("validations", file.rsplit("/", 1)[1])) for file in files]
     averaged, metric = experiment.ema is not None, experiment.validation.metric
     candidates = []
-    for value in _validations(folder):
+    for value in found:
+        ended = value["epoch"] == experiment.phases[value["phase"]].epochs
         weights = folder.weights(value["phase"], averaged=averaged)
-        if not _ended(value, experiment):
+        if not ended:
             weights = folder.checkpoint(value["step"], averaged=averaged)
         score = value["metrics"].get(metric)
         if score is not None and storage.exists(weights):
             candidates.append((score, value["step"], weights))
-    return max(candidates)[2] if candidates else ""
+    return [weights for _, _, weights in sorted(candidates, reverse=True)]
 
 
 def remove_spent(folder: RunFolder, experiment: Experiment) -> None:
-    """Remove the checkpoints of a finished run, but those measured within a phase, of which Ray has kept the best.
+    """Remove a finished run's checkpoints, but those of the ``validation.keep`` best that lie within a phase.
 
     A phase's end lies in ``phases/`` for good, and nothing goes on from the others, among them those that Ray does not
     know: uploaded by a worker that was killed before it could report them.
@@ -269,22 +273,11 @@ def remove_spent(folder: RunFolder, experiment: Experiment) -> None:
     found = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     there = [info for info in found if info.type == pafs.FileType.Directory and info.base_name.startswith("step-")]
     if there:
-        within = {checkpoint_name(v["step"]) for v in _validations(folder) if not _ended(v, experiment)}
+        best = measured_weights(folder, experiment)[: experiment.validation.keep]
+        kept = {weights.rsplit("/", 2)[1] for weights in best}
         for info in there:
-            if info.base_name not in within:
+            if info.base_name not in kept:
                 fs.delete_dir(info.path)
-
-
-def _validations(folder: RunFolder) -> list[dict[str, Any]]:
-    """What was measured, as the files say."""
-    fs, path = storage.locate(folder.path("validations"))
-    files = [info for info in fs.get_file_info(pafs.FileSelector(path, allow_not_found=True)) if info.is_file]
-    return [storage.read_json(folder.path("validations", info.base_name)) for info in files]
-
-
-def _ended(validation: dict[str, Any], experiment: Experiment) -> bool:
-    """Whether it is of a phase's end."""
-    return bool(validation["epoch"] == experiment.phases[validation["phase"]].epochs)
 
 
 def mend_record(folder: RunFolder) -> None:
