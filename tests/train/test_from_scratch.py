@@ -79,7 +79,6 @@ def loss_of_each_epoch(model: Model, folder: Path, dataset: str, side: int) -> n
     epochs = Epochs(prepared.loader, experiment.phases[0], 32)
     context = PlainContext(epochs, folder, on_log=lambda metrics, step: points.append(metrics["train/loss"]))
     run(context, prepared.recipe, detector, lambda model, to: None)  # Diverged, were a loss not finite
-    print(np.round(points, 3).tolist())
     return np.array(points[: EPOCHS * epochs.steps_per_epoch(0)]).reshape(EPOCHS, -1).mean(1)
 
 
