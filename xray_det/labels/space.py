@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from xray_det.errors import InputError
@@ -41,10 +42,12 @@ class LabelSpace:
     classes: tuple[Class, ...]
 
     def __post_init__(self) -> None:
-        for each in (self, *self.classes):
-            if broken := [text for text in _texts(each) if not _is_text(text)]:
-                problem = f"{broken[0]!a} holds half of a UTF-16 pair"
-                raise InputError("categories", problem, "Correct the name where it is written")
+        for text in (self.name, *chain.from_iterable(map(_texts, self.classes))):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                problem = f"{text!a} holds half of a UTF-16 pair"
+                raise InputError("categories", problem, "Correct the name where it is written") from error
         for field in ("name", "source_id"):
             twice = [value for value, count in Counter(getattr(c, field) for c in self.classes).items() if count > 1]
             if twice:
@@ -129,15 +132,6 @@ def _class(number: int, row: Any) -> Class:
     return Class(**{**row, "aliases": tuple(aliases)})
 
 
-def _texts(each: LabelSpace | Class) -> Iterator[str]:
-    yield each.name
-    if isinstance(each, Class):
-        yield from (each.source_id, *each.aliases, *(text for text in (each.super_category, each.frequency) if text))
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _texts(each: Class) -> Iterator[str]:
+    yield from (each.name, each.source_id, *each.aliases)
+    yield from (text for text in (each.super_category, each.frequency) if text is not None)

@@ -1,14 +1,14 @@
 """Which tensors of a file are a backbone's, whatever library named them.
 
-A file names the network by a place (``backbone.bottom_up.``, ``module.encoder.``, nothing) and a name below it
-(``res2.0.conv1.norm.bias``). The names are rewritten to torchvision's by the rules below; the place is the one that
-holds most of the network's keys, so no list of places is needed. Detectron2, mmdetection, timm and Transformers name
-a ResNet; mmdetection and mmpretrain a MobileNetV2. mmdetection, timm and torchvision's detectors share torchvision's
-names of a ResNet.
+A key is a place (``backbone.bottom_up.``, ``module.encoder.``, nothing) and a name (``res2.0.conv1.norm.bias``). Names
+are rewritten to torchvision's by the rules below. The network's place is the one that holds most of its names, so no
+list of places is needed. There are rules for Detectron2's and Transformers' ResNet and for mmdetection's and
+mmpretrain's MobileNetV2; mmdetection, timm, DETR and torchvision's detectors name a ResNet as torchvision does. Other
+libraries' MobileNets are not known.
 
-Names say nothing of what a network was trained on. The "caffe" networks of Detectron2 and mmdetection (BGR pixels from
-0 to 255, a stride in a block's first convolution) have keys that fit and features that are wrong here: do not give
-them.
+Names say nothing of how a network is used. The "caffe" networks of Detectron2 (its model zoo's R-50 and R-101) and
+mmdetection want BGR pixels from 0 to 255 and stride in a block's first convolution: their keys fit, their features
+would be wrong. Do not give them.
 """
 
 import re

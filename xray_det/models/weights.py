@@ -57,7 +57,8 @@ def read_weights(uri: str | Path) -> dict[str, Tensor]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file or a pickled object
         problem = str(error).split("\n")[0]
-        raise InputError(uri, f"holds more than tensors or is damaged ({problem})", "Save its state_dict()") from error
+        remedy = "Where you trust its origin, load it with PyTorch and save its state_dict() alone"
+        raise InputError(uri, f"holds more than tensors or is damaged ({problem})", remedy) from error
     while isinstance(state, Mapping) and (inner := [state[w] for w in WRAPPERS if isinstance(state.get(w), Mapping)]):
         state = inner[0]
     if not isinstance(state, Mapping) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):

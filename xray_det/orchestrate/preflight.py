@@ -128,6 +128,7 @@ def _samples(experiment: Experiment) -> tuple[tuple[DataSample, ...], list[Findi
     if not wrong:
         try:
             prepare(experiment)
+            experiment.built()
         except InputError as error:
             wrong.append(bad("experiment", error.where, error.problem, error.remedy))
     return tuple(samples), wrong
