@@ -237,6 +237,14 @@ def test_what_is_no_table_of_plain_tensors_is_refused(state: Any, tmp_path: Path
         read_weights(tmp_path / "w.pth")
 
 
+def test_a_pickle_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    state: dict[str, Any] = {}
+    state["model"] = {"state_dict": state}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="is no table of tensors by name"):
+        read_weights(tmp_path / "w.pth")
+
+
 def test_a_tensor_that_claims_more_than_it_holds_costs_nothing(saved: Path, tmp_path: Path) -> None:
     """A billion equal rows are one in a file."""
     torch.save({"conv1.weight": torch.zeros(1).expand(10**12)}, tmp_path / "w.pth")

@@ -168,6 +168,18 @@ def test_every_norm_with_every_kind_of_file(tmp_path: Path) -> None:
         assert len(fate.taken) == len(plain) - 2  # the convolutions, and what norms learned
 
 
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+def test_a_saved_detectors_file_fills_a_backbone(norm: str, tmp_path: Path) -> None:
+    old = with_backbone(tiny_faster_rcnn(), norm=norm).build(CLASSES)
+    save_detector(tmp_path, old, SPACE)
+    file = str(tmp_path / "model.safetensors")
+    new = with_backbone(tiny_retinanet(), norm=norm, weights=file).build(2)
+    own, start = new.state_dict(), old.state_dict()
+    assert all(torch.equal(own[key], start[key]) for key in own if key.startswith("pyramid.body."))
+    assert new.loaded is not None
+    assert all(not key.startswith("pyramid.body.") for key, _ in new.loaded.left)
+
+
 def test_the_published_weights_are_taken_whole(shared_data: Path, tmp_path: Path) -> None:
     """Their accuracy on ImageNet needs ImageNet; here they must be every tensor, and their features torchvision's."""
     file = shared_data / "weights" / "mobilenet_v2-b0353104.pth"

@@ -47,16 +47,17 @@ class Loaded:
         """Raises InputError if a key was left or is missing; ``what`` was to be filled."""
         problems = []
         if self.missing:
-            problems.append(f"{len(self.missing)} keys are missing ({_some(self.missing)})")
+            problems.append(f"{len(self.missing)} keys are missing ({some(self.missing)})")
         if self.left:
-            problems.append(f"{len(self.left)} do not fit ({_some([f'{key}: {why}' for key, why in self.left])})")
+            problems.append(f"{len(self.left)} do not fit ({some([f'{key}: {why}' for key, why in self.left])})")
         if problems:
             problem = f"does not fit {what}: {len(self.taken)} keys fit, {', '.join(problems)}"
             raise InputError(self.source, problem, remedy)
 
 
-def _some(items: Sequence[str]) -> str:
-    return "; ".join(items[:_SHOWN]) + ("; ..." if len(items) > _SHOWN else "")
+def some(items: Sequence[str]) -> str:
+    """The first of them, for a message."""
+    return "; ".join([*(item[:200] for item in items[:_SHOWN]), *(["..."] if len(items) > _SHOWN else [])])
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from xray_det.config import from_dict, to_dict
 from xray_det.errors import InputError, within
 from xray_det.labels.space import LabelSpace
 from xray_det.models.backbones import PIXEL_MEAN, PIXEL_STD, Backbone
-from xray_det.models.keys import Loaded, copy_by_name
+from xray_det.models.keys import Loaded, copy_by_name, some
 from xray_det.models.naming import backbone_keys
 from xray_det.models.norm import Norm
 from xray_det.models.predictions import Detector
@@ -59,8 +59,9 @@ def read_weights(uri: str | Path) -> dict[str, Tensor]:
         problem = str(error).split("\n")[0]
         remedy = "Where you trust its origin, load it with PyTorch and save its state_dict() alone"
         raise InputError(uri, f"holds more than tensors or is damaged ({problem})", remedy) from error
-    while isinstance(state, Mapping) and (inner := [state[w] for w in WRAPPERS if isinstance(state.get(w), Mapping)]):
-        state = inner[0]
+    for _ in WRAPPERS:  # not for ever: a pickle may hold itself
+        inner = [state[name] for name in WRAPPERS if state.get(name)] if isinstance(state, Mapping) else []
+        state = next((each for each in inner if isinstance(each, Mapping)), state)
     if not isinstance(state, Mapping) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
         raise InputError(uri, "is no table of tensors by name", "Save a model's state_dict()")
     return dict(state)
@@ -89,8 +90,8 @@ def load_backbone(body: nn.Module, config: Backbone) -> Loaded | None:
     names = backbone_keys(state, body.state_dict().keys(), source)
     loaded = copy_by_name(body, {name: state[key] for name, key in names.items()}, source)
     if not loaded.taken:
-        some = ", ".join(list(state)[:3])
-        raise InputError(source, f"holds no key of a {config.name} (but {some})", "Give weights of that network")
+        problem = f"holds no key of a {config.name}, but {len(state)} others ({some(list(state))})"
+        raise InputError(source, problem, "Give weights of that network")
     if not config.partial:
         norm = config.resolved_norm()
         loaded.require_whole(f"a {config.name} with {norm} norms", _backbone_remedy(loaded, norm))
