@@ -31,12 +31,12 @@ from xray_det.data.annotations import Annotations, Selection, Source
 from xray_det.data.augmentation import Augmentation
 from xray_det.data.manifest import Manifest
 from xray_det.data.shards import read_table
-from xray_det.errors import InputError
+from xray_det.errors import InputError, within
 from xray_det.inference.detect import detect, detection_rows, detection_schema
 from xray_det.inference.pictures import Pictures, by_aspect, pictures
 from xray_det.labels.space import LabelSpace
 from xray_det.models.predictions import Detector
-from xray_det.models.weights import WEIGHTS_FILE, load_detector, read_config
+from xray_det.models.weights import CONFIG_FILE, WEIGHTS_FILE, load_detector, read_architecture, read_config, read_space
 
 #: In a prediction's folder: what was predicted with what.
 DESCRIPTION: Final = "prediction.json"
@@ -133,9 +133,7 @@ def predict(
     if len(set(names)) < len(names):
         raise InputError("selections", f"two datasets are named {names}", "Predict them into folders of their own")
     augmentation = (augmentation or trained_augmentation(weights)).evaluation()
-    config = read_config(weights)
-    space = LabelSpace.from_json(config["label_space"])
-    limit = config["architecture"]["decoding"]["max_detections"]
+    space, limit = read_space(weights), read_architecture(weights).decoding.max_detections
     most = most_detections(limit, annotations.manifests)
     raised = {name: number for name, number in most.items() if number > limit}
     digest = _claimed(out, weights, annotations, augmentation, settings, raised)
@@ -184,7 +182,8 @@ def trained_augmentation(weights: str) -> Augmentation:
     experiment = read_config(weights).get("experiment") or {}
     if "augmentation" not in experiment:
         return Augmentation().evaluation()
-    stored: Augmentation = from_dict(Augmentation, experiment["augmentation"])
+    with within(f"{storage.join(weights, CONFIG_FILE)}: experiment.augmentation"):
+        stored: Augmentation = from_dict(Augmentation, experiment["augmentation"])
     return stored.evaluation()
 
 

@@ -5,6 +5,7 @@ Shape letters: B images, R anchors of the canvas, A anchors a cell, C classes, K
 
 import math
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from xray_det.models.weights import load_backbone
 
 #: Share of the anchors that hold an object, as the classifier starts (the paper's prior).
 _OBJECTS = 0.01
+#: More layers in a head are a slip of the hand; a billion would be built one by one.
+MOST_LAYERS: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,12 @@ class RetinaNet:
                 f"{self.foreground_iou}, {self.background_iou} are out of order",
                 "Give 0 < background <= foreground <= 1",
             )
-        if self.channels < 1 or self.head_layers < 0:
-            raise InputError("channels, head_layers", f"{self.channels}, {self.head_layers}", "Give positive numbers")
+        if self.channels < 1 or not 0 <= self.head_layers <= MOST_LAYERS:
+            raise InputError(
+                "channels, head_layers",
+                f"{self.channels}, {self.head_layers}",
+                f"Give positive numbers, at most {MOST_LAYERS} layers",
+            )
 
     def build(self, num_classes: int, statistics: ClassStatistics | None = None) -> "RetinaNetDetector":
         """A detector of ``num_classes`` classes, its backbone filled with ``backbone.weights``.

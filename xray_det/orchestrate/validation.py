@@ -19,8 +19,7 @@ from xray_det.evaluation.figures import precision_recall
 from xray_det.evaluation.measured import ClassRow, Measured, class_rows
 from xray_det.inference.predict import Predicting, predict
 from xray_det.labels.frequency import bands
-from xray_det.labels.space import LabelSpace
-from xray_det.models.weights import read_config
+from xray_det.models.weights import read_space
 from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.run_folder import RunFolder
 from xray_det.tracking.journal import Journal
@@ -92,7 +91,7 @@ def measure_experiment(weights: str, detections: str, journal: Journal, *, exper
     settings = Predicting(precision="bfloat16" if experiment.precision == "bf16" else "float32")
     selections = experiment.data.val
     if experiment.data.classes is not None:
-        selections = sharing(LabelSpace.from_json(read_config(weights)["label_space"]), selections)
+        selections = sharing(read_space(weights), selections)
     prediction = predict(weights, selections, detections, settings=settings, progress=False)
     learned = [(Manifest.load(selection.folder), selection.split) for selection in experiment.data.train]
     metrics: dict[str, float] = {}
