@@ -77,6 +77,8 @@ def train(
     if result is not None:
         remove_spent(folder, experiment)  # a kill may have come between
         return result
+    if console is not None and prepared.unified.merged:
+        console.print("one class by their aliases:", *prepared.unified.merged, sep="\n  ", soft_wrap=True)
     connect()
     if validate is None and experiment.data.val:
         validate = partial(measure_experiment, experiment=experiment)
