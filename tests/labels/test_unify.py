@@ -43,10 +43,12 @@ def published(shared_data: Path) -> dict[str, LabelSpace]:
 
 @pytest.mark.parametrize("name", ["v1", "v2", "corrected", "coco", "voc", "oid"])
 def test_no_two_classes_of_a_published_space_meet(published: dict[str, LabelSpace], name: str) -> None:
-    unified = unify({name: published[name]})
-    assert len(unified.space) == len(published[name])
+    unified = unify({name: published[name], "other": made("other", "unheard of")})
+    assert len(unified.space) == len(published[name]) + 1
     assert unified.maps[name].tolist() == list(range(len(published[name])))
-    assert [c.source_id for c in unified.space.classes] == [c.source_id for c in published[name].classes]
+    alone = unify({name: published[name]})
+    assert alone.maps[name].tolist() == list(range(len(published[name])))
+    assert [c.source_id for c in alone.space.classes] == [c.source_id for c in published[name].classes]
 
 
 def test_objects365_is_matched_by_name_whatever_the_ids_and_the_spelling(published: dict[str, LabelSpace]) -> None:
@@ -176,12 +178,12 @@ def test_all_of_coco_but_its_balls_lies_within_objects365(published: dict[str, L
 def test_the_alias_table_is_normal_without_circles_and_each_name_is_published(
     published: dict[str, LabelSpace], shared_data: Path
 ) -> None:
-    with files("xray_det.labels").joinpath("aliases.csv").open(encoding="utf-8", newline="") as stream:
-        lines = list(csv.DictReader(stream))
+    text = files("xray_det.labels").joinpath("aliases.csv").read_text(encoding="utf-8")
+    lines = list(csv.DictReader(text.splitlines()))
     for line in lines:
         assert all(normalise(line[column]) == line[column] for column in ("name", "alias", "beside")), line
         assert line["name"] != line["alias"]
-        assert line["evidence"] in ("spelling", "synonym", "unidet", "learned", "release")
+        assert line["evidence"] in ("spelling", "synonym", "unidet", "learned", "lvis", "release")
     plain = [line["alias"] for line in lines if not line["beside"]]
     assert len(plain) == len(set(plain)) == len(ALIASES), "an alias of two names"
     assert not set(ALIASES.values()) & set(ALIASES), "a chain"
@@ -207,9 +209,9 @@ def test_order_does_not_matter_and_uniting_again_changes_nothing(
     for order in itertools.islice(itertools.permutations(names), 1, None, 7):
         again = unify({name: published[name] for name in order})
         assert {frozenset(group) for group in members(again, published).values()} == groups
-    alone = unify({"all": unified.space})
-    assert alone.maps["all"].tolist() == list(range(len(unified.space)))
-    assert not alone.merged
+    again = unify({"all": unified.space, "other": made("other", "unheard of")})
+    assert again.maps["all"].tolist() == list(range(len(unified.space)))
+    assert not again.merged
     for name in names:  # a united class still meets each class that went into it
         meets = unify({"all": unified.space, name: published[name]})
         assert meets.maps[name].tolist() == unified.maps[name].tolist()
@@ -316,6 +318,19 @@ def test_two_classes_of_one_dataset_never_meet_in_silence(names: tuple[str, ...]
         unify({"other": made("other", "person"), "mine": made("mine", *names)})
     for name in ("mine", repr(names[0]), repr(names[-1])):
         assert name in str(caught.value)
+
+
+def test_all_twins_are_named_with_what_keeps_them_apart() -> None:
+    mine = made("mine", "couch", "Sofa", "cow", "cattle", "dog")
+    assert unify({"mine": mine}).space == mine, "alone, nothing has to meet"
+    spaces = {"mine": mine, "other": made("other", "couch")}
+    with pytest.raises(InputError) as caught:
+        unify(spaces)
+    assert caught.value.problem == "'couch' and 'Sofa'; 'cow' and 'cattle' would become one class"
+    told = '[["Sofa", "Sofa"], ["cattle", "cattle"]]'
+    assert told in caught.value.remedy
+    apart = unify(spaces, aliases=[(alias, name) for alias, name in json.loads(told)])
+    assert [rows.tolist() for rows in apart.maps.values()] == [[0, 1, 2, 3, 4], [0]]
 
 
 def test_hierarchies_are_joined_at_shared_classes() -> None:

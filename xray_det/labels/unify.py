@@ -6,8 +6,9 @@ mean the same. Nothing is guessed beyond that.
 aliases.csv says what a class is called elsewhere, for COCO, VOC, Objects365 v1 and v2, and Open Images. A line with a
 name in ``beside`` is about a name of two meanings: it holds in a label space where another class is called that. Open
 Images' Mouse, beside its Computer mouse, is the animal. ``evidence`` is why a line stands there: ``spelling`` or
-``synonym``; ``unidet``, a pair of UniDet's manually made space; ``learned``, a pair of its learned spaces; ``release``,
-a class that Objects365 renamed from v1 to v2, judged by the names and the order of the two lists.
+``synonym``; ``unidet``, a pair of UniDet's manually made space; ``learned``, a pair of its learned spaces; ``lvis``, the
+class that LVIS says to be COCO's; ``release``, a class that Objects365 renamed from v1 to v2, judged by the names and
+the order of the two lists.
 
 Pairs of UniDet's manual space that are left apart: Dessert and bread/bun, and Open Images' Mouse and the computer's
 (different things); Football and American Football (Open Images' has other codes too); Barrel and Barrel/bucket, Ruler
@@ -16,6 +17,7 @@ Tart and Egg tart, Handgun and Gun (one is a kind of the other). So is COCO's sp
 """
 
 import csv
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,8 +44,8 @@ class Homonym(NamedTuple):
 
 def _table() -> tuple[Mapping[str, str], tuple[Homonym, ...]]:
     """aliases.csv."""
-    with files("xray_det.labels").joinpath("aliases.csv").open(encoding="utf-8", newline="") as stream:
-        lines = list(csv.DictReader(stream))
+    text = files("xray_det.labels").joinpath("aliases.csv").read_text(encoding="utf-8")
+    lines = list(csv.DictReader(text.splitlines()))
     aliases = {line["alias"]: line["name"] for line in lines if not line["beside"]}
     homonyms = (Homonym(line["name"], line["alias"], line["beside"]) for line in lines if line["beside"])
     return MappingProxyType(aliases), tuple(homonyms)
@@ -96,8 +98,9 @@ class Unified:
     """The unified label space and where each dataset's classes are in it.
 
     Args:
-        space: a class is called as in the first dataset that has it; other names are its aliases. Its id is the
-            published one when there is one dataset, else ``dataset/published id``.
+        space: a class is called as in the first dataset that has it, or where that name has two meanings, by the one it
+            has there: ``mouse (animal)``; other names are its aliases. Its id is the published one when there is one
+            dataset, else ``dataset/published id``.
         maps: dataset -> int32 [C_d], the unified row of each of its classes.
         merged: a line for each class whose datasets call it differently: ``bird: coco bird, objects365 Wild Bird``.
     """
@@ -122,28 +125,24 @@ def unify(spaces: Mapping[str, LabelSpace], *, aliases: Sequence[tuple[str, str]
     """Unite label spaces, in the order given: a row for each class that is new, the first dataset's rows first.
 
     Args:
-        spaces: dataset -> its label space. The aliases of its classes count as names too.
+        spaces: dataset -> its label space. The aliases of its classes count as names too. A single one stays as it is.
         aliases: (alias, the name it stands for), beside those of aliases.csv; it takes the place of the table's for
             that alias. A pair of a name with itself: the name stands for no other.
         merge: False keeps the classes of the datasets apart, named ``dataset/name`` (paper 000, Table 4).
 
     Raises:
-        InputError: two classes of one dataset would meet in one row; both names are given. An alias of two names, or
-            aliases that stand for each other in a circle.
+        InputError: two classes of one dataset would meet in one row; all such pairs are named. An alias of two names,
+            or aliases that stand for each other in a circle.
     """
-    if merge:
+    if merge and (len(spaces) > 1 or aliases):
         groups, titles = _groups(spaces, *_meanings(aliases))
     else:
         groups, titles = [[member] for member in _members(spaces)], {}
     maps = {dataset: np.full(len(space), -1, np.int32) for dataset, space in spaces.items()}
+    _refuse_twins(spaces, groups)
     classes, merged = [], []
     for row, group in enumerate(groups):
         for dataset, index in group:
-            if row in maps[dataset]:
-                twin = spaces[dataset].classes[int(np.flatnonzero(maps[dataset] == row)[0])]
-                problem = f"{twin.name!r} and {spaces[dataset].classes[index].name!r} would become one class"
-                remedy = "Keep one apart by a pair of its alias with itself in data.aliases, or rename it"
-                raise InputError(f"{dataset}: categories", problem, remedy)
             maps[dataset][index] = row
         classes.append(_merged(spaces, group, merge, titles))
         if len({normalise(spaces[dataset].classes[index].name) for dataset, index in group}) > 1:
@@ -236,6 +235,23 @@ def _groups(
     order = {member: place for place, member in enumerate(_members(spaces))}
     unique = {id(group): sorted(group, key=order.__getitem__) for group in group_of_key.values()}
     return sorted(unique.values(), key=lambda group: order[group[0]]), titles
+
+
+def _refuse_twins(spaces: Mapping[str, LabelSpace], groups: Sequence[Sequence[tuple[str, int]]]) -> None:
+    """Raise if classes of one dataset are in one group, naming all of them and the pairs that keep them apart."""
+    for dataset, space in spaces.items():
+        twins = [
+            names
+            for group in groups
+            if len(names := [space.classes[index].name for other, index in group if other == dataset]) > 1
+        ]
+        if twins:
+            joined = [name for names in twins for name in names if normalise(name) in ALIASES]
+            problem = "; ".join(" and ".join(map(repr, names)) for names in twins) + " would become one class"
+            remedy = "Change data.aliases, or rename one"
+            if joined:
+                remedy = f"Keep them apart by data.aliases={json.dumps([[n, n] for n in joined])}, or rename one"
+            raise InputError(f"{dataset}: categories", problem, remedy)
 
 
 def _merged(

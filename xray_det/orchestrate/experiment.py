@@ -42,9 +42,10 @@ class Data:
             its own, which it may be. Only images with an object of a learned class are drawn; validation is on all of
             ``val``, where the classes that the detector lacks score 0.
         unverified: what the background of an image teaches of a class of its dataset that nobody verified there, where
-            image labels say what was verified (Open Images). unknown: nothing. absent: it is taken to be absent.
-            absent_but_parts: likewise, but what lies inside a subject's box says nothing of its parts; with binary
-            cross-entropy that is Co-BCE.
+            image labels say what was verified (Open Images). unknown: nothing; all tables in experiments/results were
+            trained so. absent: it is taken to be absent, as paper 002 trains; experiments/unverified.py compares the
+            two. absent_but_parts: as absent, but what lies inside a subject's box says nothing of its parts; with
+            binary cross-entropy that is Co-BCE.
     """
 
     train: tuple[Selection, ...]
