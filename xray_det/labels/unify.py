@@ -5,10 +5,13 @@ mean the same. Nothing is guessed beyond that.
 
 aliases.csv says what a class is called elsewhere, for COCO, VOC, Objects365 v1 and v2, and Open Images. A line with a
 name in ``beside`` is about a name of two meanings: it holds in a label space where another class is called that. Open
-Images' Mouse, beside its Computer mouse, is the animal. ``evidence`` is why a line stands there: ``spelling`` or
-``synonym``; ``unidet``, a pair of UniDet's manually made space; ``learned``, a pair of its learned spaces; ``lvis``, the
-class that LVIS says to be COCO's; ``release``, a class that Objects365 renamed from v1 to v2, judged by the names and
-the order of the two lists.
+Images' Mouse, beside its Computer mouse, is the animal. ``evidence`` is why a line stands there:
+
+    spelling, synonym    the same word
+    unidet               a pair of UniDet's manually made space
+    learned              a pair of one of UniDet's learned spaces
+    lvis                 the class that LVIS says to be COCO's
+    release              a class of Objects365 renamed from v1 to v2, judged by the names and the order of the two lists
 
 Pairs of UniDet's manual space that are left apart: Dessert and bread/bun, and Open Images' Mouse and the computer's
 (different things); Football and American Football (Open Images' has other codes too); Barrel and Barrel/bucket, Ruler
