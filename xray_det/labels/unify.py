@@ -21,6 +21,7 @@ Tart and Egg tart, Handgun and Gun (one is a kind of the other). So is COCO's sp
 
 import csv
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,11 +62,12 @@ ALIASES, HOMONYMS = _table()
 def normalise(name: str) -> str:
     """A name as it is compared: case folded, blanks trimmed and single, none around a slash, Unicode in one form.
 
-    An underscore (LVIS) and a hyphen (names that were part of an address) stand for a blank. Plurals are kept: glass
-    and glasses differ. Where they do not, aliases.csv says so.
+    An underscore (LVIS) and a hyphen between words stand for a blank; A- is not A, and - is itself. Plurals are kept:
+    glass and glasses differ. Where they do not, aliases.csv says so.
     """
-    words = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").replace("-", " ").split()
-    return " ".join(words).replace(" /", "/").replace("/ ", "/")
+    folded = unicodedata.normalize("NFC", name).casefold()
+    words = re.sub(r"(?<=\w)-+(?=\w)", " ", folded.replace("_", " ")).split()
+    return re.sub(" ?/ ?", "/", " ".join(words)) or folded.strip()
 
 
 def _meanings(pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, str], tuple[Homonym, ...]]:
