@@ -237,6 +237,7 @@ def test_names_meet_whatever_their_case_and_blanks() -> None:
     [
         ("traffic light", "Traffic-Light"),
         ("hot_dog", " hot  dog "),
+        ("object--vehicle", "Object_Vehicle"),
         ("Tape Measur/ Ruler", "tape measur /ruler"),
         ("caf\u00e9", "cafe\u0301"),
         ("Straße", "STRASSE"),
@@ -249,6 +250,11 @@ def test_one_name_written_in_two_ways(a: str, b: str) -> None:
 @pytest.mark.parametrize(
     ("a", "b"),
     [
+        ("-", "_"),
+        ("A-", "A"),
+        ("-1", "1"),
+        ("m\u00b2", "m2"),
+        ("/", "-"),
         ("glass", "glasses"),
         ("Bat", "Baseball Bat"),
         ("Crane", "crane bird"),
