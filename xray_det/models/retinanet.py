@@ -3,6 +3,7 @@
 Shape letters: B images, R anchors of the canvas, A anchors a cell, C classes, K classifier outputs.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +24,9 @@ from xray_det.models.norm import group_norm
 from xray_det.models.predictions import Detections, Detector, Losses, Predictions
 from xray_det.models.sampling import SampleKey
 from xray_det.models.weights import load_backbone
+
+#: Share of the anchors that hold an object, as the classifier starts (the paper's prior).
+_OBJECTS = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ class RetinaNetDetector(Detector):
         self.class_head = _Head(config, per_cell * config.classification.num_outputs(num_classes))
         self.box_head = _Head(config, per_cell * 4)
         with torch.no_grad():
-            bias = config.classification.initial_bias(num_classes)
+            bias = config.classification.initial_bias(num_classes, _OBJECTS)
             self.class_head.last.load_state_dict({"bias": bias.repeat(per_cell)}, strict=False)
 
     def class_rows(self) -> dict[str, int]:
@@ -111,7 +115,7 @@ class RetinaNetDetector(Detector):
         )
 
     def losses(self, predictions: Predictions, targets: Targets) -> Losses:
-        """``classification`` and ``box``, the latter a mean over positive anchors."""
+        """``classification`` and ``box``, each divided by the positive anchors, whatever the loss (the paper)."""
         config, anchors = self.settings, predictions.references
         found = match(
             anchors,
@@ -124,15 +128,13 @@ class RetinaNetDetector(Detector):
         goal = assign(found, anchors, targets, predictions.key)
         deltas = at_least_float32(predictions.deltas[goal.image, goal.row])
         box = config.box.loss_each(deltas, anchors[0, goal.row], targets.boxes[goal.box], self.code)
+        positives = found.positive.sum().float()
         return Losses(
             sums={
                 "classification": self.classification.loss_sum(predictions.logits, goal.classes),
                 "box": box.sum(),
             },
-            counts={
-                "classification": self.classification.count(goal.classes),
-                "box": found.positive.sum().float(),
-            },
+            counts={"classification": positives, "box": positives},
         )
 
     def decode(self, predictions: Predictions, sizes: Tensor) -> Detections:
@@ -152,10 +154,12 @@ class _Head(nn.Module):
             layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers)
         self.last = nn.Conv2d(config.channels, outputs, 3, padding=1)
-        # The paper draws the hidden layers with std 0.01 too; slim heads then hand the last layer almost no signal.
         for module in self.layers:
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if config.head_norm:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                else:  # the paper's std of 0.01 at its 256 channels; at another width as much signal passes a layer
+                    nn.init.normal_(module.weight, std=0.01 * math.sqrt(256 / config.channels))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.last.weight, std=0.01)

@@ -305,5 +305,5 @@ def _describe(tracker: Tracker, prepared: Prepared) -> None:
 
 def _raised(failure: dict[str, str]) -> Exception:
     if failure["kind"] == "Diverged":
-        return Diverged(failure["folder"], failure["problem"])
+        return Diverged(failure["folder"], failure["step"])
     return InputError(failure["where"], failure["problem"], failure["remedy"])

@@ -97,7 +97,7 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
             run(context, prepared.recipe, detector, weight_saver(prepared))
             return context.outcome()
     except Diverged as error:  # on every rank alike
-        return {"failed": {"kind": "Diverged", "folder": error.folder, "problem": error.problem}}
+        return {"failed": {"kind": "Diverged", "folder": error.folder, "step": error.step}}
     except storage.Refused:  # passes
         raise
     except InputError as error:
