@@ -1,5 +1,6 @@
 """An experiment: datasets x model x phases, with all that its numbers depend on."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -72,7 +73,12 @@ class Data:
         """
         if not isinstance(self.aliases, str):
             return self.aliases
-        pairs = storage.read_json(self.aliases)
+        try:
+            pairs = json.loads(storage.read_bytes(self.aliases))
+        except FileNotFoundError as error:
+            raise InputError(self.aliases, "no such file", "Check data.aliases") from error
+        except ValueError as error:
+            raise InputError(self.aliases, f"is not valid JSON ({error})", _PAIRS) from error
         if not isinstance(pairs, list):
             raise InputError(self.aliases, "is no list", _PAIRS)
         for pair in pairs:
