@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "orchestrate"))
 from made_dataset import write_dataset  # noqa: E402
 
-sampling, hybrid, ladder, loss_functions, long_tail = map(
-    load, ("sampling", "hybrid", "ladder", "loss_functions", "long_tail")
+sampling, hybrid, ladder, loss_functions, long_tail, unverified = map(
+    load, ("sampling", "hybrid", "ladder", "loss_functions", "long_tail", "unverified")
 )
 
 
@@ -202,6 +202,30 @@ def test_which_losses_are_tried(tmp_path: Path) -> None:
         "unknown", "absent", "absent_but_parts",
     ]  # fmt: skip
     assert parts["Co-BCE, class-aware"].model == parts["BCE, class-aware"].model
+
+
+def test_what_is_unverified_is_tried_as_unknown_and_as_absent(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "squares", images=4)
+    args = unverified.Args(datasets=(data,), val=(data,))
+    made = {title: arm(1) for title, arm in unverified.arms(unverified.settings(args)).items()}
+    assert {title: one.data.unverified for title, one in made.items()} == {
+        "unknown, own": "unknown", "absent, own": "absent",
+    }  # fmt: skip
+    assert replace(made["absent, own"], data=made["unknown, own"].data) == made["unknown, own"]
+    scores = {"unknown, all boxed": (0.2, 0.3), "absent, all boxed": (0.3, 0.4), "absent, overlooked": (0.1, 0.1)}
+    arms = tuple(f"{taken}, {name}" for name in ("all boxed", "overlooked") for taken in ("unknown", "absent"))
+    boxed, overlooked = unverified.verdicts(found(arms, scores, metrics=("noisy",)))
+    assert boxed == "Unverified is absent, all boxed: holds. Above unknown: noisy +10.0; the spread is +5.8."
+    assert overlooked.startswith("Unverified is absent, overlooked: does not hold here. Above unknown: noisy -10.0")
+
+
+@pytest.mark.medium
+def test_what_is_overlooked_is_on_the_miniature_alone() -> None:
+    """Renders and ingests two small miniatures, in seconds."""
+    made = unverified.settings(unverified.Args(smoke=True, set=("data.positives_teach_all=false",)))
+    boxes = {name: Manifest.load(one.data.train[0].folder).instances_of("train") for name, one in made.items()}
+    assert sum(boxes["overlooked"]) < sum(boxes["all boxed"])
+    assert not any(one.data.positives_teach_all for one in made.values())
 
 
 @pytest.mark.medium

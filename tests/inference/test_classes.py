@@ -29,6 +29,14 @@ def test_the_same_space_is_the_identity_even_where_names_are_odd() -> None:
     assert dataset_rows(odd, odd, "odd").tolist() == [0, 1]
 
 
+def test_each_dataset_finds_the_classes_that_were_kept_apart_or_joined_by_hand() -> None:
+    coco, objects = space("coco", "bird", "cow", "hut"), space("o365", "Wild Bird", "Cow", "House")
+    unified = unify({"coco": coco, "o365": objects}, aliases=[("wild bird", "Wild Bird"), ("hut", "house")])
+    assert unified.space.names == ("bird", "cow", "hut", "Wild Bird")
+    assert dataset_rows(unified.space, coco, "coco").tolist() == [0, 1, 2, -1]
+    assert dataset_rows(unified.space, objects, "o365").tolist() == [-1, 1, 2, 0]
+
+
 def test_a_dataset_never_trained_on_meets_by_alias_and_a_foreign_one_is_refused() -> None:
     assert dataset_rows(A, space("c", "pedestrian", "cup"), "c").tolist() == [0, -1, 1]
     with pytest.raises(InputError, match="shares no class"):

@@ -172,6 +172,75 @@ def test_what_is_taken_to_be_absent(tmp_path: Path) -> None:
     assert np.argwhere(parts).tolist() == [[2, 0]]
 
 
+def folders(*datasets: str) -> tuple[Selection, ...]:
+    return tuple(Selection(folder=folder) for folder in datasets)
+
+
+def test_aliases_join_classes_and_the_run_says_which(tmp_path: Path) -> None:
+    train = folders(
+        with_space(tmp_path / "a", "a", ("bird", "hut", "cup")),
+        with_space(tmp_path / "b", "b", ("Wild Bird", "house", "Cup")),
+    )
+    made = experiment("unused", tmp_path, data=Data(train=train, aliases=(("hut", "House"),)))
+    prepared = prepare(made)
+    assert prepared.space.names == ("bird", "hut", "cup")
+    assert prepared.document["merged"] == ["bird: a bird, b Wild Bird", "hut: a hut, b house"]
+    assert config.from_dict(Experiment, config.to_dict(made)) == made
+    told = config.replace(made, "data.aliases", '[["hut", "House"], ["wild bird", "wild bird"]]')
+    assert prepare(told).space.names == ("bird", "hut", "cup", "Wild Bird")
+    apart = replace(made, data=Data(train=train, merge=False))
+    assert prepare(apart).document["merged"] == []
+
+
+def test_aliases_in_a_file_are_part_of_the_run_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = folders(
+        with_space(tmp_path / "a", "a", ("hut", "x", "y")), with_space(tmp_path / "b", "b", ("house", "z", "w"))
+    )
+    (tmp_path / "names.json").write_text('[["hut", "house"]]')
+    monkeypatch.chdir(tmp_path)
+    made = experiment("unused", tmp_path, data=Data(train=train))
+    in_file = config.replace(made, "data.aliases", "names.json")
+    assert in_file.data.aliases == "names.json"
+    written = replace(made, data=replace(made.data, aliases=(("hut", "house"),)))
+    assert prepare(in_file).document == prepare(written).document
+    assert prepare(in_file).fingerprints == prepare(written).fingerprints
+    assert in_file.absolute() == written.absolute()
+
+
+@pytest.mark.parametrize(
+    ("aliases", "told"),
+    [
+        ('[["hut", "hause"]]', "no class of the training datasets is called 'hause'"),
+        ('[["hat", "house"]]', "no class of the training datasets is called 'hat'"),
+        ('[["hut", "house"], ["house", "hut"]]', "circle"),
+        ('{"hut": "house"}', "is no list"),
+        ('[["hut", "house", "home"]]', "is no pair"),
+        ('[["hut", 3]]', "is no pair"),
+        ('["hut"]', "is no pair"),
+        ("[", "not valid JSON"),
+        (None, "no such file"),
+    ],
+)
+def test_aliases_that_cannot_be_are_refused(tmp_path: Path, aliases: str | None, told: str) -> None:
+    train = folders(
+        with_space(tmp_path / "a", "a", ("hut", "x", "y")), with_space(tmp_path / "b", "b", ("house", "z", "w"))
+    )
+    file = tmp_path / "names.json"
+    if aliases is not None:
+        file.write_text(aliases)
+    with pytest.raises(InputError) as caught:
+        prepare(experiment("unused", tmp_path, data=Data(train=train, aliases=str(file))))
+    assert told in str(caught.value)
+    assert caught.value.where in (str(file), "data.aliases")
+
+
+def test_aliases_without_merging_are_refused() -> None:
+    with pytest.raises(InputError, match=r"data\.merge is off"):
+        Data(train=(Selection(folder="d"),), merge=False, aliases=(("a", "b"),))
+
+
 def test_datasets_that_do_not_fit_are_refused(dataset: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no ingested dataset"):
         prepare(experiment(str(tmp_path / "none"), tmp_path))

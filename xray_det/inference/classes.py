@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from xray_det.data.schema import DETECTIONS
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
-from xray_det.labels.unify import unify
+from xray_det.labels.unify import kept_apart, unify
 
 
 def dataset_rows(
@@ -39,7 +39,7 @@ def dataset_rows(
         if cls.source_id in own and cls.name.startswith(f"{name}/"):
             rows[row] = own[cls.source_id]
     if (rows < 0).all():
-        unified = unify({"the detector": detector, name: dataset})
+        unified = unify({"the detector": detector, name: dataset}, aliases=kept_apart(detector))
         row_of = np.full(len(unified.space), -1, np.int32)
         row_of[unified.maps[name]] = np.arange(len(dataset), dtype=np.int32)
         rows = row_of[unified.maps["the detector"]]

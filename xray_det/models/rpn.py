@@ -1,8 +1,9 @@
 """The region proposal network (Ren et al. 2015): which anchors hold any object at all.
 
 Shape letters: B images, R anchors of the canvas, A anchors a cell, S proposals an image. It knows one class; background
-is learned from a random sample of anchors. An anchor on an ignore region teaches nothing, other background is negative
-even where some class's absence is unknown: an object without a label is rare among the anchors drawn.
+is learned from a random sample of anchors. An anchor on an ignore region teaches nothing. Other background is negative
+even where some class's absence is unknown, since an object without a label is rare among the anchors drawn; but for
+those that look like one where ``Proposals.ignore_unlabelled`` is set.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ class Proposals:
         candidates_train, candidates_test: best anchors a level that enter suppression.
         kept_train, kept_test: proposals an image that leave it.
         nms_iou: of suppression, which is done a level.
+        ignore_unlabelled: in an image where the absence of some class is unknown, background whose objectness is above
+            this probability teaches nothing: it may be an object that its dataset does not label. None: it is negative.
     """
 
     anchors: Anchors = field(default_factory=lambda: Anchors(scales=(8.0,)))
@@ -45,6 +48,7 @@ class Proposals:
     kept_train: int = 2000
     kept_test: int = 1000
     nms_iou: float = 0.7
+    ignore_unlabelled: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.background_iou <= self.foreground_iou <= 1:
@@ -55,6 +59,12 @@ class Proposals:
             )
         if not 0 < self.positive_share <= 1:
             raise InputError("proposals.positive_share", f"{self.positive_share} is outside (0, 1]", "Give a share")
+        if self.ignore_unlabelled is not None and not 0 < self.ignore_unlabelled < 1:
+            raise InputError(
+                "proposals.ignore_unlabelled",
+                f"{self.ignore_unlabelled} is outside (0, 1)",
+                "Give a probability such as 0.7, or none",
+            )
 
 
 class ProposalNetwork(nn.Module):
@@ -125,7 +135,10 @@ class ProposalNetwork(nn.Module):
             return boxes.gather(1, place[..., None].expand(-1, -1, 4)), score > -torch.inf
 
     def losses(self, predictions: Predictions, targets: Targets) -> Losses:
-        """``proposal_objectness`` and ``proposal_box``, both a mean over the sampled anchors."""
+        """``proposal_objectness`` and ``proposal_box``, both a mean over the sampled anchors.
+
+        An anchor that ``ignore_unlabelled`` leaves out is not drawn: another is in its place.
+        """
         config, key = self.config, predictions.key
         assert key is not None
         anchors = predictions.references
@@ -137,14 +150,18 @@ class ProposalNetwork(nn.Module):
             background_iou=config.background_iou,
             low_quality=True,
         )
+        background = found.background & ~found.on_region
+        logits = at_least_float32(predictions.logits[..., 0])
+        if config.ignore_unlabelled is not None:
+            unlabelled = ~targets.absence_known.all(1, keepdim=True)
+            background &= ~(unlabelled & (logits.sigmoid() > config.ignore_unlabelled))
         priority = priorities(key, anchors.shape[1], "proposals")
         most = int(config.sampled * config.positive_share)
         positive, is_positive = choose(found.positive, priority, most)
-        negative, is_negative = choose(found.background & ~found.on_region, priority, config.sampled)
+        negative, is_negative = choose(background, priority, config.sampled)
         rank = torch.arange(negative.shape[1], device=negative.device)
         is_negative &= rank < config.sampled - is_positive.sum(1, keepdim=True)
 
-        logits = at_least_float32(predictions.logits[..., 0])
         on = torch.where(is_positive, F.softplus(-logits.gather(1, positive)), 0.0)
         off = torch.where(is_negative, F.softplus(logits.gather(1, negative)), 0.0)
 

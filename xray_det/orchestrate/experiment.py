@@ -1,5 +1,6 @@
 """An experiment: datasets x model x phases, with all that its numbers depend on."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,13 +16,15 @@ from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
 from xray_det.labels.supervision import Supervision
-from xray_det.labels.unify import Unified, unify, unify_hierarchies, unify_parts
+from xray_det.labels.unify import ALIASES, HOMONYMS, Unified, normalise, unify, unify_hierarchies, unify_parts
 from xray_det.models import Model
 from xray_det.models.retinanet import RetinaNet
 from xray_det.models.weights import starting_from
 from xray_det.train.loop import Recipe
 from xray_det.train.phase import ClassRows, Phase
 from xray_det.train.step import Precision
+
+_PAIRS = 'Write [["alias", "the name it stands for"], ...]'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +34,26 @@ class Data:
     Args:
         train: ingested datasets to train on, in the order of ``Phase.ratio``; their classes are what is learned.
         val: ingested datasets to measure on.
-        merge: classes of one name in several datasets are one class; False keeps a class a dataset.
+        merge: classes of one name in several datasets are one class, and those that labels/aliases.csv says to be the
+            same; ``merged`` in the run's experiment.json names the latter. False keeps a class a dataset.
+        aliases: pairs (alias, the name it stands for) beside those of aliases.csv, or a JSON file with a list of such
+            pairs. A pair of an alias with itself takes it out of aliases.csv: ``("Wild Bird", "Wild Bird")``.
         positives_teach_all: a box is a negative for the classes of the other datasets too (labels/supervision.py).
         classes: learn these alone, by their names in the united label space; None: all. A box of another class is
             background, but an object where a class above its own is learned, and neither for a learned class below
             its own, which it may be. Only images with an object of a learned class are drawn; validation is on all of
             ``val``, where the classes that the detector lacks score 0.
         unverified: what the background of an image teaches of a class of its dataset that nobody verified there, where
-            image labels say what was verified (Open Images). unknown: nothing. absent: it is taken to be absent.
-            absent_but_parts: likewise, but what lies inside a subject's box says nothing of its parts; with binary
-            cross-entropy that is Co-BCE.
+            image labels say what was verified (Open Images). unknown: nothing; all tables in experiments/results were
+            trained so. absent: it is taken to be absent, as paper 002 trains; experiments/unverified.py compares the
+            two. absent_but_parts: as absent, but what lies inside a subject's box says nothing of its parts; with
+            binary cross-entropy that is Co-BCE.
     """
 
     train: tuple[Selection, ...]
     val: tuple[Selection, ...] = ()
     merge: bool = True
+    aliases: tuple[tuple[str, str], ...] | str = ()
     positives_teach_all: bool = True
     classes: tuple[str, ...] | None = None
     unverified: Literal["unknown", "absent", "absent_but_parts"] = "unknown"
@@ -55,6 +63,29 @@ class Data:
             raise InputError("data.train", "names no dataset", "Give the folder of an ingested dataset")
         if self.classes == ():
             raise InputError("data.classes", "is empty", "Name at least one class, or give none for all")
+        if self.aliases and not self.merge:
+            raise InputError("data.aliases", "are given, but data.merge is off", "Leave one of the two out")
+
+    def alias_pairs(self) -> tuple[tuple[str, str], ...]:
+        """``aliases``, read from the file if they are in one.
+
+        Raises:
+            InputError: no such file, or it does not hold a list of pairs of names.
+        """
+        if not isinstance(self.aliases, str):
+            return self.aliases
+        try:
+            pairs = json.loads(storage.read_bytes(self.aliases))
+        except FileNotFoundError as error:
+            raise InputError(self.aliases, "no such file", "Check data.aliases") from error
+        except ValueError as error:
+            raise InputError(self.aliases, f"is not valid JSON ({error})", _PAIRS) from error
+        if not isinstance(pairs, list):
+            raise InputError(self.aliases, "is no list", _PAIRS)
+        for pair in pairs:
+            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)):
+                raise InputError(self.aliases, f"{pair!r} is no pair of names", _PAIRS)
+        return tuple((alias, name) for alias, name in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +206,9 @@ class Experiment:
         return storage.join(self.out or str(storage.home() / "runs"), self.name)
 
     def absolute(self) -> "Experiment":
-        """The same with every local path absolute: workers run in other working directories."""
-        data = replace(self.data, train=_absolute(self.data.train), val=_absolute(self.data.val))
+        """The same with every local path absolute and aliases read: workers run in other working directories."""
+        train, val = _absolute(self.data.train), _absolute(self.data.val)
+        data = replace(self.data, train=train, val=val, aliases=self.data.alias_pairs())
         start = None if self.start_from is None else _address(self.start_from)
         backbone = self.model.backbone
         if backbone.weights not in ("none", "library"):
@@ -254,7 +286,8 @@ class Prepared:
 
     @property
     def document(self) -> dict[str, Any]:
-        """What the run depends on, as JSON: the resolved experiment and the fingerprint of each dataset's content.
+        """What the run depends on, as JSON: the resolved experiment, the fingerprint of each dataset's content, and
+        which classes aliases made one.
 
         Where the run's folder lies is not part of it, so that a folder can be moved; nor is the device, which is
         resolved where the run happens.
@@ -262,7 +295,8 @@ class Prepared:
         tree = config.to_dict(self.experiment)
         for name in ("out", "device"):
             tree.pop(name)
-        return {"experiment": tree, "datasets": {m.name: m.fingerprint for m in (*self.train, *self.val)}}
+        datasets = {m.name: m.fingerprint for m in (*self.train, *self.val)}
+        return {"experiment": tree, "datasets": datasets, "merged": list(self.unified.merged)}
 
     @property
     def recipe(self) -> Recipe:
@@ -307,7 +341,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
     Raises:
         InputError: a folder without a dataset, a split that a dataset has not, two datasets of one name, classes that
-            conflict, a class to be learned, or trained by a phase, which does not exist.
+            conflict, a class to be learned, trained by a phase, or named in an alias, which does not exist.
     """
     train = tuple(_manifest(selection) for selection in experiment.data.train)
     val = tuple(_manifest(selection) for selection in experiment.data.val)
@@ -320,13 +354,28 @@ def prepare(experiment: Experiment) -> Prepared:
                 f"{other.folder} and {manifest.folder} are different datasets of one name, {manifest.name}",
                 "Ingest one of them under another name",
             )
-    unified = unify({manifest.name: manifest.space for manifest in train}, merge=experiment.data.merge)
+    spaces = {manifest.name: manifest.space for manifest in train}
+    aliases = experiment.data.alias_pairs()
+    _check_names(aliases, spaces)
+    unified = unify(spaces, aliases=aliases, merge=experiment.data.merge)
+    experiment = replace(experiment, data=replace(experiment.data, aliases=aliases))
     prepared = Prepared(experiment=experiment, train=train, val=val, unified=unified)
     space = prepared.space
     for number, phase in enumerate(experiment.phases):
         if isinstance(phase.trainable, ClassRows):
             space.rows_of(phase.trainable.names, f"phases.{number}.trainable")
     return prepared
+
+
+def _check_names(aliases: tuple[tuple[str, str], ...], spaces: Mapping[str, LabelSpace]) -> None:
+    """Every name is a class's, or the one that labels/aliases.csv gives it."""
+    if not aliases:
+        return
+    names = {normalise(name) for space in spaces.values() for c in space.classes for name in (c.name, *c.aliases)}
+    names |= {ALIASES[name] for name in names if name in ALIASES} | {h.name for h in HOMONYMS if h.alias in names}
+    for name in (name for pair in aliases for name in pair):
+        if normalise(name) not in names:
+            raise InputError("data.aliases", f"no class of the training datasets is called {name!r}", "Correct it")
 
 
 def read_experiment(document: Mapping[str, Any]) -> Experiment:

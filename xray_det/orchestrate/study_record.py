@@ -41,6 +41,7 @@ class Identity:
     def of(cls, experiment: Experiment) -> "Identity":
         """Reads the manifests of the experiment's datasets, and the weights it starts from."""
         prepared = prepare(experiment)
+        experiment = prepared.experiment
         data = experiment.data
         named = [
             tuple(Selection(folder=m.name, split=s.split) for m, s in zip(manifests, selections, strict=True))

@@ -78,6 +78,8 @@ def train(
         remove_spent(folder, experiment)  # a kill may have come between
         return result
     experiment.built()  # a start that cannot be is told before workers run
+    if console is not None and prepared.unified.merged:
+        console.print("one class by their aliases:", *prepared.unified.merged, sep="\n  ", soft_wrap=True)
     connect()
     if validate is None and experiment.data.val:
         validate = partial(measure_experiment, experiment=experiment)

@@ -1,6 +1,6 @@
 """What the annotators of a release write of an image, and the whole truth about it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -57,12 +57,13 @@ def published(
     *,
     release: str,
     nested: bool,
+    missed: Collection[int] = (),
 ) -> tuple[Label, ...]:
     """The published labels of an image.
 
-    Objects of classes that the release does not label are left out. An object of a look-alike class carries both names
-    (the second box drawn by another hand), or one of the two at random. In a ``nested`` release the
-    objects of a class may carry their parent's name instead, in an image all of them or none.
+    Objects of classes that the release does not label, or that were ``missed`` in the image, are left out. An object of
+    a look-alike class carries both names (the second box drawn by another hand), or one of the two at random. In a
+    ``nested`` release the objects of a class may carry their parent's name instead, in an image all of them or none.
     """
     rng = np.random.default_rng((*scene.seed, 1))
     lacks_leaf = {
@@ -72,7 +73,7 @@ def published(
     labels = []
     for label, box in zip(scene.classes, boxes, strict=True):
         glyph = glyphs[label]
-        if release not in glyph.labelled_by:
+        if release not in glyph.labelled_by or label in missed:
             continue
         names = [glyph.name]
         if glyph.twin is not None:
@@ -85,6 +86,15 @@ def published(
             Label(name=name, box=_tuple(box if hand == 0 else _redrawn(box, rng))) for hand, name in enumerate(names)
         ]
     return tuple(labels)
+
+
+def overlooked(scene: Scene, glyphs: Sequence[Glyph], release: str, share: float) -> frozenset[int]:
+    """Classes of an image that its annotators miss: each with this chance, but never the first one they label, nor a
+    look-alike whose name another object may carry."""
+    rng = np.random.default_rng((*scene.seed, 4))
+    labelled = [label for label in dict.fromkeys(scene.classes) if release in glyphs[label].labelled_by]
+    alone = (label for label in labelled[1:] if glyphs[label].twin not in scene.classes)
+    return frozenset(label for label in alone if rng.random() < share)
 
 
 def truth(

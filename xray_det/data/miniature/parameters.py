@@ -30,6 +30,8 @@ class Miniature:
         look_alike_both: share of their objects that carry both labels, as two nearly equal boxes; the others carry
             one of the two at random.
         parents_without_leaf: share of a letter's images, in the release with a hierarchy, that name its parent alone.
+        overlooked: share of the classes of a training image, in the release with a hierarchy, whose objects there have
+            no box and nobody verified; the first object's class never is.
         negatives, validation_negatives: classes verified to be absent, in each image of that release.
         defects: planted in the training split of each release, of each kind.
     """
@@ -52,6 +54,7 @@ class Miniature:
     look_alikes: int = 2
     look_alike_both: float = 0.3
     parents_without_leaf: float = 0.1
+    overlooked: float = 0.0
     negatives: int = 4
     validation_negatives: int = 12
     defects: int = 3
@@ -63,7 +66,7 @@ class Miniature:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"Miniature.{name}", f"{getattr(self, name)} is too few", f"Give {low} or more")
-        for name in ("exclusive", "look_alike_both", "parents_without_leaf", "narrowest", "stretch"):
+        for name in ("exclusive", "look_alike_both", "parents_without_leaf", "overlooked", "narrowest", "stretch"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"Miniature.{name}", f"{getattr(self, name)} is no share", "Give 0 to 1")
         for name, top in (("objects", 99), ("object_size", 1)):

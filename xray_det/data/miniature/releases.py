@@ -22,7 +22,7 @@ from xray_det import storage
 from xray_det.config import difference, fingerprint, to_dict
 from xray_det.data.defect import Defect
 from xray_det.data.miniature import open_images_files
-from xray_det.data.miniature.annotate import Annotated, published, truth, verified, vocabulary, with_planted
+from xray_det.data.miniature.annotate import Annotated, overlooked, published, truth, verified, vocabulary, with_planted
 from xray_det.data.miniature.coco_files import write_coco
 from xray_det.data.miniature.glyphs import PARENTS, RELEASES, Glyph, hierarchy, line_up
 from xray_det.data.miniature.parameters import Miniature
@@ -122,6 +122,7 @@ def _rendered(
         scene = replace(scene, cut=kind == Defect.OUTSIDE)
         pixels, boxes = render(scene, chars, parameters)
         height, width = pixels.shape[:2]
+        missed = overlooked(scene, glyphs, release, parameters.overlooked if nested and split == "train" else 0.0)
         stem, file = _names(release, split, number, len(scenes) if split == "val" else 0, parameters.seed)
         image = Annotated(
             number=number if split == "train" else number + 1_000_000,
@@ -129,7 +130,7 @@ def _rendered(
             file=file,
             width=width,
             height=height,
-            labels=published(scene, boxes, glyphs, parameters, release=release, nested=nested),
+            labels=published(scene, boxes, glyphs, parameters, release=release, nested=nested, missed=missed),
             truth=truth(scene, boxes, glyphs, width, height),
         )
         if nested:
