@@ -106,3 +106,57 @@ def test_numbers_of_one_unit_stay_as_they_are(truth: Truth) -> None:
     assert pixels.boxes.tolist() == [BOX]
     tiny, notes = align(file_of([("000007", "1", [0.0, 0.0, 1.0, 2.0])]), truth)  # COCO results are pixels
     assert (tiny.boxes.tolist(), notes) == ([[0.0, 0.0, 1.0, 2.0]], [])
+
+
+def coco_truth(truth: Truth, ids: tuple[str, ...], paths: tuple[str, ...]) -> Truth:
+    """Three images of these ids and file names, without boxes of interest."""
+    return replace(truth, image_ids=ids, paths=paths, image_sizes=np.full((len(ids), 2), 100.0))
+
+
+@pytest.mark.parametrize(
+    ("ids", "paths", "asked", "rows"),
+    [
+        # by id, by stem: an id must not be taken for a stem, nor a stem for an id, in the middle of a file
+        (("0", "1", "2"), ("1.jpg", "2.jpg", "3.jpg"), ["0", "1", "2"], [0, 1, 2]),
+        (("0", "1", "2"), ("1.jpg", "2.jpg", "3.jpg"), ["1", "2", "3"], [0, 1, 2]),
+        (("0", "1", "2"), ("1.jpg", "2.jpg", "3.jpg"), ["3", "2"], [2, 1]),
+        (("10", "20", "30"), ("1.jpg", "2.jpg", "10.jpg"), ["1", "2", "10"], [0, 1, 2]),
+        # zeros before a number, suffixes, folders, backslashes, blanks and quotes around it
+        (("139", "285"), ("x/a.jpg", "x/b.jpg"), ["000000000139", "000000000285"], [0, 1]),
+        (("139", "285"), ("000000000139.jpg", "000000000285.jpg"), ["000000000139", "000000000285"], [0, 1]),
+        (("139", "285"), ("x/a.jpg", "x/b.jpg"), ["val2017/000000000139.jpg"], [0]),
+        (("000139", "000285"), ("x/a.jpg", "x/b.jpg"), ["139", "285"], [0, 1]),
+        (("1", "2"), ("x/a.jpg", "x/b.jpg"), ["/home/me/b.jpg", "C:\\data\\a.jpg"], [1, 0]),
+        (("1", "2"), ("x/a.jpg", "x/b.jpg"), [" 2", '"1"'], [1, 0]),
+        # the folder tells apart what the name alone does not
+        (("1", "2"), ("train/a.jpg", "val/a.jpg"), ["val/a.jpg", "train\\a.jpg"], [1, 0]),
+        (("1", "2"), ("a.tif", "b.heic"), ["b", "a.txt"], [1, 0]),
+        (("1", "2"), ("a.b.jpg", "a.c.jpg"), ["a.c", "a.b"], [1, 0]),
+    ],
+)
+def test_the_images_of_a_file_are_known_by_one_rule(
+    truth: Truth, ids: tuple[str, ...], paths: tuple[str, ...], asked: list[str], rows: list[int]
+) -> None:
+    detected, notes = align(file_of([(one, "1", BOX) for one in asked]), coco_truth(truth, ids, paths))
+    assert (detected.image.tolist(), notes) == (rows, [])
+
+
+def test_images_that_two_rules_know_as_others_are_known_by_id_with_a_note(truth: Truth) -> None:
+    both = coco_truth(truth, ("0", "1", "2"), ("1.jpg", "2.jpg", "3.jpg"))
+    detected, notes = align(file_of([("1", "1", BOX), ("2", "1", BOX)]), both)
+    assert detected.image.tolist() == [1, 2]
+    assert notes == [
+        "its images are known by id and, as other images, by file name: id is used",
+    ]
+
+
+def test_a_file_of_ids_and_of_names_is_refused_with_the_counts(truth: Truth) -> None:
+    mixed = coco_truth(truth, ("7", "8", "9"), ("a.jpg", "b.jpg", "c.jpg"))
+    with pytest.raises(InputError, match=r"of its 3 images 2 are known by id alone and 1 by file name alone \('c'\)"):
+        align(file_of([("7", "1", BOX), ("8", "1", BOX), ("c", "1", BOX)]), mixed)
+
+
+def test_a_files_own_names_that_the_truth_does_not_have_leave_its_ids(truth: Truth) -> None:
+    bare = coco_truth(truth, ("7", "8"), ("a.jpg", "b.jpg"))
+    detected, _ = align(file_of([("8", "1", BOX)], image_names={"8": "frame_0001.png"}), bare)
+    assert detected.image.tolist() == [1]

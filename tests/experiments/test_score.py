@@ -246,6 +246,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path, shared_data: Path, detection
     assert re.search(message, refusal(tmp_path, "coco", "--truth", truth, "--detections", tmp_path / "dets.json"))
 
 
+def test_numbers_that_are_ids_of_some_images_and_names_of_others(tmp_path: Path, shared_data: Path) -> None:
+    folder = shared_data / "field_cases/score_ids_and_stems_mixed"
+    for found in ("dt.json", "dt_by_id.json"):
+        scores = scored(tmp_path, "coco", "--truth", folder / "gt.json", "--detections", folder / found)
+        assert scores["AP"] == pytest.approx(1)
+
+
 def test_a_refusal_is_one_message(tmp_path: Path, voc: Path) -> None:
     done = run("voc", "--truth", tmp_path / "no", "--detections", voc / "detections/coco_format/coco_dets.json")
     assert done.returncode == 1

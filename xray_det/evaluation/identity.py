@@ -1,19 +1,21 @@
 """Which image and which class of the truth does a file of detections mean? Across layouts, and never by a guess.
 
-Images are matched by published id, else by the stem of the file name (a VOC image is its stem), else, where every id
-of the truth is a number, by that number (``000123`` and 123). Classes are matched by published id, else by name.
+A file names its images in one way, and the way is chosen once for the whole file: by published id, by file name, by the
+stem of the file name (a VOC image is its stem) or by number (``000123`` and 123). Of these the first counts that knows
+every image of the file. Classes are matched by published id, else by name.
 A file with tables of its own (a COCO document, our Parquet) says itself what its ids mean: then names and file names
 decide, because two files may number differently.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xray_det.data.formats.detections import DetectionFile
+from xray_det.data.formats.layout import IMAGE_SUFFIXES
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Detected, Truth
 from xray_det.labels.space import LabelSpace
@@ -44,7 +46,7 @@ def align(
             where no image size is known.
     """
     notes: list[str] = []
-    images = match_images(file, truth)
+    images = match_images(file, truth, notes)
     image = _known(file, "images", file.image_ids, images, file.image, open_images, notes)
     classes = match_classes(file, truth.space)
     label = _known(file, "classes", file.class_ids, classes, file.label, open_classes, notes)
@@ -57,20 +59,59 @@ def align(
     return _same_unit(file, truth, detected, notes), notes
 
 
-def match_images(file: DetectionFile, truth: Truth) -> Rows:
-    """int64 [len(file.image_ids)]: the truth's row of each image, -1 where it has none."""
-    row_of_id = {image_id: row for row, image_id in enumerate(truth.image_ids)}
-    stems = [_stem(path or image_id) for path, image_id in zip(truth.paths, truth.image_ids, strict=True)]
-    row_of_stem = _once(stems)
+def match_images(file: DetectionFile, truth: Truth, notes: list[str]) -> Rows:
+    """The truth's row of each image of the file, by one rule for all of them.
+
+    Where two rules know every image and mean other ones by it, the published id decides, and a note says so.
+
+    Returns:
+        int64 [len(file.image_ids)], -1 where the truth has no such image.
+
+    Raises:
+        InputError: some images are known by one rule alone and some by another alone.
+    """
+    names = [path or image_id for path, image_id in zip(truth.paths, truth.image_ids, strict=True)]
+    rules: list[tuple[str, Callable[[str], str], Sequence[str]]] = [
+        ("id", str, truth.image_ids),
+        ("file name", _path, names),
+        ("file name without folder and suffix", _stem, names),
+        ("number", _number, truth.image_ids),
+    ]
+    asked = file.image_ids
+    found = {}
     if file.image_names is not None:
-        named = [row_of_stem.get(_stem(file.image_names.get(i, "")), -1) for i in file.image_ids]
-        if max(named, default=-1) >= 0:
-            return np.array(named, np.int64)
-    by_id = [row_of_id.get(i, row_of_stem.get(_stem(i), -1)) for i in file.image_ids]
-    if max(by_id, default=-1) < 0 and all(i.isdecimal() for i in truth.image_ids):
-        row_of_number = _once([str(int(i)) for i in truth.image_ids])
-        by_id = [row_of_number.get(i, -1) for i in file.image_ids]
-    return np.array(by_id, np.int64)
+        named = tuple(file.image_names.get(i, "") for i in file.image_ids)
+        found = {rule: _looked_up(named, key, published) for rule, key, published in rules[1:3]}
+    if any((rows >= 0).any() for rows in found.values()):
+        asked = named
+    else:
+        found = {rule: _looked_up(asked, key, published) for rule, key, published in rules}
+    whole = [name for name, rows in found.items() if (rows >= 0).all()]
+    if whole:
+        rows = found[whole[0]]
+        other = next((name for name in whole if (found[name] != rows).any()), None)
+        if other is not None:
+            notes.append(f"its images are known by {whole[0]} and, as other images, by {other}: {whole[0]} is used")
+        return rows
+    best = max(found, key=lambda name: int((found[name] >= 0).sum()))  # the first of equal ones
+    missed = found[best] < 0
+    for name, rows in found.items():
+        also = int((missed & (rows >= 0)).sum())
+        if also:
+            raise InputError(
+                file.path,
+                f"of its {len(asked)} images {len(asked) - int(missed.sum())} are known by {best} alone "
+                f"and {also} by {name} alone ({asked[int(np.flatnonzero(missed & (rows >= 0))[0])]!r})",
+                "Name all images in one way: by the truth's ids, or by its file names",
+            )
+    return found[best]
+
+
+def _looked_up(asked: Sequence[str], key: Callable[[str], str], published: Sequence[str]) -> Rows:
+    """int64 [len(asked)]: the row of the one published name with the same key, -1 where there is none or several."""
+    row_of = _once([key(one) for one in published])
+    row_of.pop("", None)
+    return np.array([row_of.get(key(one), -1) for one in asked], np.int64)
 
 
 def match_classes(file: DetectionFile, space: LabelSpace) -> Rows:
@@ -156,13 +197,25 @@ def _scales(file: DetectionFile, truth: Truth, detected: Detected, theirs: str, 
     return scale
 
 
+def _path(name: str) -> str:
+    """``a\\b/000123.jpg`` -> ``a/b/000123``; a name without an image's suffix stays whole."""
+    path = PurePosixPath(name.strip().strip("\"'").replace("\\", "/"))
+    return str(path.with_suffix("") if path.suffix.lower() in _SUFFIXES else path)
+
+
 def _stem(name: str) -> str:
-    """``a/b/000123.jpg`` -> ``000123``; a name without an image's suffix stays whole."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return path.stem if path.suffix.lower() in _SUFFIXES else path.name
+    """``a/b/000123.jpg`` -> ``000123``."""
+    return _path(name).rpartition("/")[2]
 
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".xml", ".txt"}
+def _number(name: str) -> str:
+    """``000123.jpg`` -> ``123``; empty where the stem is no number."""
+    stem = _stem(name)
+    return str(int(stem)) if stem.isdecimal() and stem.isascii() else ""
+
+
+#: A detector names the image it was given, or the annotation file of it.
+_SUFFIXES = IMAGE_SUFFIXES | {".xml", ".txt"}
 
 
 def _plain(name: str) -> str:

@@ -8,7 +8,11 @@ from typing import Final
 
 from xray_det.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+#: In lower case. What no decoder here reads (HEIC) is found too, and put aside with the reason.
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif"}
+)
 #: Folder names under which images are published, tried in this order.
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img", "data")
 _ANNOTATION_FOLDERS = frozenset({"annotations", "annotation", "xml", "xmls"})
