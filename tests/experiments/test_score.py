@@ -132,6 +132,9 @@ def test_what_lvis_cannot_score_is_named(tmp_path: Path, shared_data: Path, fede
     folder = shared_data / "metric_refs/coco_val2014_100"
     files = ("--truth", folder / "gts.json", "--detections", folder / "dets.json")
     assert re.search("classes have no frequency", refusal(tmp_path, "lvis", *files))
+    folder = shared_data / "field_cases/lvis_custom_no_lists"
+    files = ("--truth", folder / "gt.json", "--detections", folder / "dt.json")
+    assert re.search("no image has neg_category_ids", refusal(tmp_path, "lvis", *files))
 
 
 @pytest.fixture(scope="module")

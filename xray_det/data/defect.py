@@ -12,12 +12,17 @@ class Defect(StrEnum):
     REPEAT = "repeat"  # an earlier box of the image has the same place, flags and label: not trained on
     OUTSIDE = "outside"  # reaches over the image's edge: clipped when it is loaded
     SEVERAL_LABELS = "several_labels"  # one place under several labels: one box with several labels
+    # boxes of a whole file, named in each of its images that has one
+    FRACTIONS = "fractions"  # each lies in 0 to 1, where pixels are due: not trained on
+    CORNERS = "corners"  # as x, y, width, height many reach outside, as x1, y1, x2, y2 all fit: kept, to be looked at
+    FROM_SEGMENTATION = "from_segmentation"  # boxes of the image are those around its polygons or masks
     # an image or its annotation file: corrected
     WRONG_SIZE = "wrong_size"  # the published size is not the image's
     WRONG_FILE_NAME = "wrong_file_name"  # the annotation names another file; found by the annotation's own name
     EXIF_ROTATED = "exif_rotated"  # the image is stored turned or mirrored; read upright
     BAD_EXIF = "bad_exif"  # an orientation that does not exist; read as none
     GREYSCALE = "greyscale"  # read as RGB
+    DEEP_IMAGE = "deep_image"  # more than 8 bits a channel: the upper 8 of those in use are read
     ZERO_BASED = "zero_based"  # a VOC file (counted from 1) holds a coordinate 0: kept
     CONTRADICTORY_LABEL = "contradictory_label"  # a class verified both present and absent: neither is kept
     # an image: quarantined

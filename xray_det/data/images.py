@@ -18,7 +18,11 @@ from xray_det.data.defect import Defect
 
 #: More than this is taken for a decompression bomb (PIL's own limit; 536 MB as RGB).
 MAX_PIXELS: Final = 178_956_970
-_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+#: How many bits the sensors and writers of deep images use; the values of an image tell how many it does.
+_DEPTHS: Final = (8, 10, 12, 14, 16, 24, 32)
+#: ISO base media brands of HEIC and HEIF, which neither PIL nor OpenCV reads.
+_HEIF: Final = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _ORIENTATION: Final = 0x0112
 #: libjpeg warns of these in files that show nothing of it; PIL reads them.
 _HARMLESS: Final = "extraneous bytes"
@@ -50,6 +54,7 @@ class ImageFacts:
         orientation: how to turn the stored image upright, EXIF's 1 to 8; 1 where the tag is missing or invalid.
         published_orientation: the tag as it stands in the file; None: missing.
         grey: it has one channel.
+        deep: it stores more than 8 bits a channel.
         format: PIL's name, e.g. ``JPEG``.
     """
 
@@ -58,6 +63,7 @@ class ImageFacts:
     orientation: int
     published_orientation: int | None
     grey: bool
+    deep: bool
     format: str
 
     @property
@@ -80,7 +86,7 @@ def verify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     """As ``inspect``, and decode all of the file, at an eighth of its size where the format allows.
 
     Raises:
-        BadImage: also where the file ends too early or is damaged.
+        BadImage: also where the file ends too early or is damaged, or its values have no range: negative or not finite.
     """
     with _open(data, max_pixels) as image:
         facts = _facts(image)
@@ -91,6 +97,8 @@ def verify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
             except ValueError as error:
                 _refuse_damage(error)  # else a kind of JPEG that PIL knows
         _load(image)
+        if facts.deep:
+            _rgb(image, data, facts.deep)  # its values may have no range to be scaled by
         return facts
 
 
@@ -103,7 +111,8 @@ def decode(data: bytes, *, min_short_side: int | None = None, max_pixels: int = 
             rounded up) where its shorter side stays at least as long; None: at full size.
 
     Returns:
-        uint8 [H, W, 3] RGB, contiguous.
+        uint8 [H, W, 3] RGB, contiguous. Of more than 8 bits a channel the upper 8 of those that the image uses are
+        kept: 12 bits in 16 are 12 bits. Floating point numbers are taken for 0 to 1, for 0 to 255 or for such bits.
 
     Raises:
         BadImage: as ``verify``.
@@ -121,7 +130,7 @@ def decode(data: bytes, *, min_short_side: int | None = None, max_pixels: int = 
             except ValueError as error:
                 _refuse_damage(error)
         if pixels is None:
-            pixels = _rgb(_load(image))
+            pixels = _rgb(_load(image), data, facts.deep)
     return upright(pixels, facts.orientation)
 
 
@@ -205,6 +214,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImage(Defect.IMAGE_BOMB, str(error)) from error
     except Exception as error:  # PIL's readers raise what they please on bytes that are no image
         detail = "the file is empty" if not data else str(error) or type(error).__name__
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+            detail = "HEIC: no library here reads it; convert it to JPEG or PNG"
         raise BadImage(_reason(error), detail.split(" <_io")[0]) from error
     if image.width * image.height > max_pixels:
         raise BadImage(Defect.IMAGE_BOMB, f"{image.width} x {image.height} pixels, the limit is {max_pixels}")
@@ -212,6 +223,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _facts(image: Image.Image) -> ImageFacts:
+    deep = _deep(image)  # before getexif, which loads a PNG and with it forgets how it was stored
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -231,6 +243,7 @@ def _facts(image: Image.Image) -> ImageFacts:
         orientation=orientation,
         published_orientation=published,
         grey=grey,
+        deep=deep,
         format=kind,
     )
 
@@ -260,10 +273,45 @@ def _reason(error: Exception) -> Defect:
     return Defect.TRUNCATED_IMAGE if truncated else Defect.UNREADABLE_IMAGE
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3] of a loaded image of any mode; 16 bits a channel keep the upper 8."""
-    if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
-        narrow = (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(narrow[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+def _deep(image: Image.Image) -> bool:
+    """Whether the file stores more than 8 bits a channel and PIL keeps or drops them, by the header."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (8,))) > 8  # type: ignore[attr-defined]  # BitsPerSample
+    tile = image.tile[0].args if image.format == "PNG" and image.tile else None
+    return isinstance(tile, str) and ";16" in tile  # PIL's name of the stored mode
+
+
+def _rgb(image: Image.Image, data: bytes, deep: bool) -> np.ndarray:
+    """uint8 [H, W, 3] of a loaded image of any mode; ``data``: of which; ``deep``: of its facts.
+
+    Raises:
+        BadImage: values without a range that could be scaled.
+    """
+    if image.mode.startswith(("I", "F")):
+        return np.repeat(_eight_bits(np.asarray(image))[:, :, None], 3, axis=2)
+    if deep:  # PIL has kept the upper 8 of 16 bits, whether the image uses them or not
+        import cv2
+
+        wide = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if wide is not None and wide.dtype == np.uint16 and wide.ndim == 3:
+            return np.ascontiguousarray(_eight_bits(wide[:, :, :3])[:, :, ::-1])
+    with warnings.catch_warnings():  # PIL warns of a palette with transparency
+        warnings.simplefilter("ignore")
+        return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """The upper 8 bits of those that an image's values use (_DEPTHS), as uint8 of the same shape.
+
+    No header says how many of 16 bits a sensor filled, so the largest value does: a dark image of many bits may pass
+    for one of fewer, and becomes brighter, where taking the upper 8 of 16 would make most such images black.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (0 <= low <= high < 2**32):  # NaN is not either
+        raise BadImage(Defect.UNREADABLE_IMAGE, f"values from {low:g} to {high:g} have no range to be scaled by")
+    if values.dtype.kind == "f" and high <= 1:
+        return np.rint(values * 255).astype(np.uint8)
+    depth = next(bits for bits in _DEPTHS if high < 2**bits)
+    return (values.astype(np.int64) >> (depth - 8)).astype(np.uint8)

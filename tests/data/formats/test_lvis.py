@@ -165,7 +165,7 @@ def test_the_format_that_is_named_must_be_the_files_own(tmp_path: Path) -> None:
     assert open_source(file, "lvis").format == "lvis"
     with pytest.raises(InputError, match="its format is lvis, not coco"):
         open_source(file, "coco")
-    write(file, images=[{"id": 1, "file_name": "a.jpg"}])
+    write(file, images=[{"id": 1, "file_name": "a.jpg"}], categories=[{"id": 3, "name": "cup"}])
     with pytest.raises(InputError, match="its format is coco, not lvis"):
         open_source(file, "lvis")
 
@@ -182,3 +182,20 @@ def test_underscores_in_names_are_blanks_where_classes_meet(release: Path, share
     met = {name: row_of.get(row) for name, row in zip(small.names, unified.maps["coco"].tolist(), strict=True)}
     assert sum(other is not None for other in met.values()) == 66
     assert all(name_of_synset[of_coco[name]["synset"]] == other for name, other in met.items() if other)
+
+
+@pytest.mark.parametrize("format", ["auto", "coco", "lvis"])
+def test_lviss_classes_over_images_without_lists_are_refused(tmp_path: Path, format: str) -> None:
+    """Read as COCO, every class would count as absent wherever it has no box."""
+    file = write(tmp_path / "x.json", images=[{"id": 1, "file_name": "a.jpg"}])
+    with pytest.raises(InputError, match=r"x\.json: images: .* no image has neg_category_ids"):
+        open_source(file, format)
+    # a frequency that is no group of LVIS's says nothing
+    write(file, images=[{"id": 1, "file_name": "a.jpg"}], categories=[RARE | {"frequency": 12}])
+    assert open_source(file, "coco").format == "coco"
+
+
+def test_one_image_without_lists_among_others_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "x.json", images=[IMAGE, {"id": 2, "file_name": "b.jpg"}])
+    with pytest.raises(InputError, match="image 2: it has no neg_category_ids"):
+        rows_of(open_source(file, images=False))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, get_args
 
 import msgspec
 
@@ -71,6 +71,20 @@ def top_level_arrays(path: Path, window: int = WINDOW) -> Iterator[str]:
             if reader.peek() == b"[":
                 yield key
             reader.skip_value()
+
+
+def _with_raw(items: list[Any], kind: Any) -> list[Any]:
+    """Decoded objects with their undecoded fields (msgspec.Raw) as text again: ``convert`` takes them only so."""
+    (element,) = get_args(kind) or (Any,)
+    fields = (
+        msgspec.structs.fields(element) if isinstance(element, type) and issubclass(element, msgspec.Struct) else ()
+    )
+    undecoded = [field.encode_name for field in fields if field.type is msgspec.Raw]
+    for item in items:
+        for name in undecoded:
+            if isinstance(item, dict) and name in item:
+                item[name] = msgspec.Raw(json.dumps(item[name]).encode())
+    return items
 
 
 class _Reader:
@@ -221,7 +235,7 @@ class _Reader:
                     found = _POSITION.search(str(error))
                     return None, self.at + int(found.group(1)) - 1 if found else None
             try:
-                return msgspec.convert(json.loads(text), kind), None
+                return msgspec.convert(_with_raw(json.loads(text), kind), kind), None
             except json.JSONDecodeError as error:
                 return None, self.at + max(len(error.doc[: error.pos].encode()) - 1, 0)
         except msgspec.ValidationError as error:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
+from urllib.parse import unquote
 
 from xray_det.errors import InputError
 
@@ -65,6 +66,39 @@ def inside(file_name: str, where: object) -> PurePosixPath:
     return PurePosixPath(file_name.replace("\\", "/"))
 
 
+def other_names(name: str) -> list[PurePosixPath]:
+    """Where an image may lie under the dataset's folder if not under its published name, likeliest first.
+
+    Labelling tools publish addresses (``https://host/bucket/a.png``, ``/data/local-files/?d=images/a.png``), escapes
+    (``a%20b.png``) and the number of a project that has no folder (``images/1/a.png``).
+    """
+    plain = name.replace("\\", "/")
+    address = _ADDRESS.match(plain)
+    if address:
+        plain = unquote(address["local"] or address["upload"] or address["path"] or "")
+        parts = PurePosixPath(plain.lstrip("/")).parts
+        found = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
+    else:
+        path = PurePosixPath(unquote(plain))
+        found = [path] if unquote(plain) != plain else []
+        if path.parent.name.isdecimal():
+            found.append(path.parent.parent / path.name)
+    return [path for path in found if not _LEAVES.search(str(path))]
+
+
+def is_address(name: str) -> bool:
+    """Whether a published file name is an address, whose folders are none of the dataset's."""
+    return _ADDRESS.match(name.replace("\\", "/")) is not None
+
+
+#: An address: what Label Studio serves from disk (``local``) or has uploaded, else the path of a URL.
+_ADDRESS: Final = re.compile(
+    r"(?:[a-z][a-z0-9+.-]+://[^/]*)?(?:/data/local-files/*\?d=(?P<local>[^&#]*)|/data/upload(?P<upload>/[^?#]*))"
+    r"|[a-z][a-z0-9+.-]+://[^/]*(?P<path>/[^?#]*)",
+    re.IGNORECASE,
+)
+
+
 def given_paths(path: Path | str | Sequence[Path | str]) -> list[Path]:
     """The paths a caller gave, absolute.
 
@@ -79,6 +113,22 @@ def given_paths(path: Path | str | Sequence[Path | str]) -> list[Path]:
         if not one.exists():
             raise InputError(one, "no such file or folder", "Check the path")
     return paths
+
+
+def refuse_packed(paths: Sequence[Path], depth: int = 2) -> None:
+    """Refuse paths at which archives lie, where nothing else was found.
+
+    Raises:
+        InputError: an archive is named, or lies up to ``depth`` folders down.
+    """
+    for path in paths:
+        files = walk(path, _PACKED, depth=depth) if path.is_dir() else iter([path])
+        for file in files:
+            if file.suffix.lower() in _PACKED:
+                raise InputError(file, "it is packed, and is not read so", "Unpack it beside the rest of the dataset")
+
+
+_PACKED: Final = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".tgz", ".tar", ".7z", ".rar"})
 
 
 def common_root(paths: Sequence[Path]) -> Path:
