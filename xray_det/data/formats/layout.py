@@ -1,8 +1,10 @@
 """How published datasets lie on disk: splits in names, images beside annotations, names that must stay inside."""
 
+import codecs
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import unquote
@@ -167,3 +169,27 @@ def walk(
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
                 yield Path(folder, name)
+
+
+def read_text(file: Path) -> str:
+    """The text of a small file, whatever Windows made of it: UTF-8 or UTF-16, with or without a mark, or cp1252.
+
+    Raises:
+        InputError: it cannot be read, or is none of these.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(file, f"cannot be read ({error.strerror or error})", "Mend or remove it") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encodings = ["utf-16"]
+    elif b"\0" in data[:2] and len(data) > 1:  # no text begins with a zero, but as a half of a character
+        encodings = ["utf-16-be" if data[0] == 0 else "utf-16-le"]
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        with suppress(UnicodeDecodeError):
+            text = data.decode(encoding)
+            if "\0" not in text:
+                return text
+    raise InputError(file, f"is no text in {' or '.join(encodings)}", "Save it as UTF-8")
