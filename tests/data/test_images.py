@@ -248,6 +248,17 @@ def test_deep_colour_keeps_the_bits_that_are_used(bits: int, kind: str) -> None:
     np.testing.assert_array_equal(decode(data), (rgb >> (bits - 8)).astype(np.uint8))
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_jpeg_2000_keeps_the_bits_that_are_used(bits: int, channels: int) -> None:
+    wide = np.resize(np.rint(RAMP * (2**bits - 1)).astype(np.uint16), (96, 80, channels))
+    done, data = cv2.imencode(".jp2", wide[:, :, ::-1], [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])  # lossless
+    assert done
+    assert verify(bytes(data)).deep
+    np.testing.assert_array_equal(decode(bytes(data)), np.broadcast_to(wide >> (bits - 8), (96, 80, 3)))
+    assert not verify(encoded(picture(), "JPEG2000")).deep
+
+
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, 255), (0.5, 127.5), (255.0, 255), (4095.0, 255), (65535.0, 255)])
 def test_floating_point_is_taken_for_shares_or_for_whole_numbers(scale: float, expected: float) -> None:
     data = tiff((RAMP * scale).astype(np.float32))

@@ -160,3 +160,19 @@ def test_a_files_own_names_that_the_truth_does_not_have_leave_its_ids(truth: Tru
     bare = coco_truth(truth, ("7", "8"), ("a.jpg", "b.jpg"))
     detected, _ = align(file_of([("8", "1", BOX)], image_names={"8": "frame_0001.png"}), bare)
     assert detected.image.tolist() == [1]
+
+
+def test_coco_results_of_another_unit_or_form_are_scored_as_they_stand_with_a_note(truth: Truth) -> None:
+    def notes_of(*boxes: list[float], **settings: Any) -> list[str]:
+        file = file_of([("000007", "1", box) for box in boxes], **settings)
+        detected, notes = align(file, truth)
+        np.testing.assert_array_equal(detected.boxes, file.boxes)
+        return notes
+
+    assert "fractions of the image?" in notes_of([0.1, 0.1, 0.4, 0.5])[0]
+    assert notes_of([0.1, 0.1, 0.4, 0.5], BOX) == []
+    # x, y, width, height of 10, 20, 60, 90 and 30, 30, 80, 80 in images of 100 x 100
+    assert "would fit as x1, y1, x2, y2" in notes_of([10, 20, 70, 110], [30, 30, 110, 110])[0]
+    assert notes_of([10, 20, 70, 110], [30, 30, 110, 110], format="parquet") == []
+    assert notes_of([10, 20, 70, 110], [30, 30, 40, 40]) == []
+    assert notes_of([0, 0, 100, 100], [0, 0, 101, 101]) == []

@@ -4,6 +4,7 @@ Shapes: H, W of the upright image. Free of torch, whose import costs a worker pr
 """
 
 import io
+import re
 import struct
 import warnings
 from contextlib import suppress
@@ -79,7 +80,7 @@ def inspect(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
         BadImage: empty, not an image, or with more than ``max_pixels``.
     """
     with _open(data, max_pixels) as image:
-        return _facts(image)
+        return _facts(image, data)
 
 
 def verify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
@@ -89,7 +90,7 @@ def verify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
         BadImage: also where the file ends too early or is damaged, or its values have no range: negative or not finite.
     """
     with _open(data, max_pixels) as image:
-        facts = _facts(image)
+        facts = _facts(image, data)
         if facts.format == "JPEG":
             try:
                 simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, **_reduced(image.size, 8))
@@ -122,7 +123,7 @@ def decode(data: bytes, *, min_short_side: int | None = None, max_pixels: int = 
         with suppress(ValueError):  # what is wrong with it is found out below
             return _jpeg(data, size, min_short_side)
     with _open(data, max_pixels) as image:
-        facts = _facts(image)
+        facts = _facts(image, data)
         pixels: np.ndarray | None = None
         if facts.format == "JPEG" and image.mode in ("L", "RGB"):
             try:
@@ -222,8 +223,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _facts(image: Image.Image) -> ImageFacts:
-    deep = _deep(image)  # before getexif, which loads a PNG and with it forgets how it was stored
+def _facts(image: Image.Image, data: bytes) -> ImageFacts:
+    deep = _deep(image, data)  # before getexif, which loads a PNG and with it forgets how it was stored
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -273,12 +274,19 @@ def _reason(error: Exception) -> Defect:
     return Defect.TRUNCATED_IMAGE if truncated else Defect.UNREADABLE_IMAGE
 
 
-def _deep(image: Image.Image) -> bool:
+#: The start of a codestream, its sizes, the number of components, and the bits less one of the first component.
+_JPEG2000_DEPTH: Final = re.compile(rb"\xff\x4f\xff\x51.{38}(.)", re.DOTALL)
+
+
+def _deep(image: Image.Image, data: bytes) -> bool:
     """Whether the file stores more than 8 bits a channel and PIL keeps or drops them, by the header."""
     if image.mode.startswith(("I", "F")):
         return True
     if image.format == "TIFF":
         return max(image.tag_v2.get(258, (8,))) > 8  # type: ignore[attr-defined]  # BitsPerSample
+    if image.format == "JPEG2000":
+        depth = _JPEG2000_DEPTH.search(data)
+        return depth is not None and (depth[1][0] & 0x7F) + 1 > 8
     tile = image.tile[0].args if image.format == "PNG" and image.tile else None
     return isinstance(tile, str) and ";16" in tile  # PIL's name of the stored mode
 

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from xray_det.data.formats.coco import CORNERS_SHARE
 from xray_det.data.formats.detections import DetectionFile
 from xray_det.data.formats.layout import IMAGE_SUFFIXES
 from xray_det.errors import InputError
@@ -173,6 +174,8 @@ def _same_unit(file: DetectionFile, truth: Truth, detected: Detected, notes: lis
         scale = 1 / _scales(file, truth, detected, "pixels", "fractions of the image")
         notes.append("detections in pixels were divided by the published image sizes")
     else:
+        if file.format == "coco":
+            notes += _doubts(truth, detected)
         if not fractions or file.format != "open_images" or np.abs(truth.boxes).max() <= _LARGEST_FRACTION:
             return detected
         scale = _scales(file, truth, detected, "fractions of the image", "pixels")
@@ -184,6 +187,21 @@ def _same_unit(file: DetectionFile, truth: Truth, detected: Detected, notes: lis
         sizes=detected.sizes * scale,
         scores=detected.scores,
     )
+
+
+def _doubts(truth: Truth, detected: Detected) -> list[str]:
+    """What all boxes of COCO results have in common that x, y, width, height in pixels should not: they stay so."""
+    numbers = np.concatenate([detected.boxes[:, :2], detected.sizes], axis=1)
+    edge = truth.image_sizes[detected.image] + 1
+    if (np.abs(numbers) <= 1).all() and (truth.boxes > 1).any():
+        return ["all boxes of the detections lie in 0 to 1: are they fractions of the image? COCO results are pixels"]
+    rising, fit = numbers[:, 2:] > numbers[:, :2], numbers[:, 2:] <= edge
+    if (rising & fit).all() and (detected.boxes[:, 2:] > edge).any(axis=1).mean() > CORNERS_SHARE:
+        return [
+            "the boxes of the detections reach outside their images, and would fit as x1, y1, x2, y2: "
+            "COCO results are x, y, width, height"
+        ]
+    return []
 
 
 def _scales(file: DetectionFile, truth: Truth, detected: Detected, theirs: str, ours: str) -> NDArray[np.float64]:

@@ -447,3 +447,56 @@ def test_archives_are_to_be_unpacked(tmp_path: Path, packed: str) -> None:
             open_source(path)
         assert caught.value.where == str(tmp_path / packed)
         assert "Unpack" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["/home/me/proj/images/x.png", "C:\\me\\images\\x.png", "../../media/upload/x.png"])
+def test_a_name_that_leaves_is_refused_with_the_file_it_may_mean(tmp_path: Path, name: str) -> None:
+    source = folder_of(tmp_path, ["images/x.png"], listed(name))
+    with pytest.raises(InputError, match="leaves the dataset's folder") as caught:
+        rows_of(source)
+    assert caught.value.remedy == "Write 'images/x.png' if that is the image"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    file = write(tmp_path / "train.json")
+    file.write_bytes(("\ufeff" + file.read_text()).encode(encoding))
+    for path in (tmp_path, file):
+        with pytest.raises(InputError, match=r"train\.json: is UTF-16. Save it as UTF-8"):
+            open_source(path)
+
+
+def test_a_packed_split_beside_others_is_not_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "annotations/instances_val.json")
+    (tmp_path / "annotations/instances_val.json.gz").write_bytes(b"")  # unpacked already
+    (tmp_path / "images.zip").write_bytes(b"")
+    assert len(rows_of(CocoSource(tmp_path, images=False))) == 1
+    (tmp_path / "annotations/instances_train.json.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"instances_train\.json\.gz: it is packed"):
+        CocoSource(tmp_path, images=False)
+    assert len(rows_of(CocoSource(tmp_path / "annotations/instances_val.json", images=False))) == 1  # asked for alone
+
+
+FIELD: dict[str, tuple[int, int, set[str]]] = {
+    "cvat_custom_subset": (4, 4, set()),
+    "coco_fractions": (3, 3, {"fractions"}),
+    "seg_only": (2, 2, {"from_segmentation"}),
+    "roboflow_root_same_name": (9, 9, set()),
+    "labelstudio_url": (3, 3, {"wrong_file_name"}),
+    "deep_images": (13, 13, set()),
+}
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_field_cases(shared_data: Path, name: str) -> None:
+    images, boxes, kinds = FIELD[name]
+    found = rows_of(CocoSource(shared_data / "field_cases" / name / "d"))
+    assert (len(found), sum(len(row["boxes"]) for row in found.values())) == (images, boxes)
+    assert all(row["path"] is not None for row in found.values())
+    assert {note.partition(":")[0] for row in found.values() for note in row["defects"]} == kinds
+
+
+def test_field_archives(shared_data: Path) -> None:
+    for path in ("d", "d.zip", "d/annotations/instances_train.json.gz"):
+        with pytest.raises(InputError, match="it is packed"):
+            open_source(shared_data / "field_cases/gz_zip" / path)

@@ -194,6 +194,16 @@ def test_parquet_and_what_is_written_from_it_hold_the_same(tmp_path: Path) -> No
     assert not list(tmp_path.glob("more.csv*"))
 
 
+def test_packed_and_utf_16_files_are_named(tmp_path: Path) -> None:
+    for name in ("dets.json.gz", "dets.zip"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(InputError, match="it is packed"):
+            read_detections(tmp_path / name)
+    (tmp_path / "dets.json").write_text("[]", encoding="utf-16")
+    with pytest.raises(InputError, match=r"dets\.json: is UTF-16"):
+        read_detections(tmp_path / "dets.json")
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_detections(tmp_path / "none.json")

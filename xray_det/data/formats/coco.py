@@ -5,12 +5,13 @@ file; a second one puts the rows of an image together, bucket by bucket. Small d
 published order of their images.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -28,15 +29,15 @@ from xray_det.data.formats.coco_json import (
     image_rows,
 )
 from xray_det.data.formats.image_finder import ImageFinder
-from xray_det.data.formats.json_stream import stream_arrays, top_level_arrays
+from xray_det.data.formats.json_stream import is_utf16, stream_arrays, top_level_arrays
 from xray_det.data.formats.layout import (
     IMAGE_FOLDERS,
     LEAVES,
     common_root,
     given_paths,
-    inside,
     is_address,
     other_names,
+    refuse_packed,
     split_of_path,
     walk,
 )
@@ -79,6 +80,9 @@ class CocoSource:
             raise InputError(
                 self.root, "no COCO JSON (an object with images and annotations) below it", "Check the path"
             )
+        if any(path.is_dir() for path in paths):
+            for folder in {file.parent for file in self._files}:
+                refuse_packed([folder], depth=0, beside=".json")
         self._splits = [split_of_path(file, self.root) for file in self._files]
         self._subsets = [_subset(file, self.root) for file in self._files]
         self._finder = ImageFinder(self.root, [file.parent for file in self._files]) if images else None
@@ -337,7 +341,7 @@ class CocoSource:
             ids = pc.binary_join_element_wise(pa.array(self._prefixes, pa.string()).take(file), ids, "/")
         for row in pc.indices_nonzero(pc.match_substring_regex(names, LEAVES)).to_pylist():
             if not is_address(names[row].as_py()):
-                inside(names[row].as_py(), f"{self._files[file[row].as_py()]}: image {ids[row]}")
+                self._refuse_leaving(names[row].as_py(), str(ids[row]), file[row].as_py())
         defects: list[list[str]] = [[] for _ in range(len(ids))]
         if self._finder is None:
             return ids, splits, pa.nulls(len(ids), pa.string()), defects
@@ -351,6 +355,17 @@ class CocoSource:
             if paths[row] is None:
                 defects[row].append(noted(Defect.MISSING_IMAGE, name or "no file name"))
         return ids, splits, pa.array(paths, pa.string()), defects
+
+    def _refuse_leaving(self, name: str, identity: str, number: int) -> NoReturn:
+        """Refuse a file name that is absolute or leaves the folder, and name the file of the folder it may mean."""
+        parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..") and "\0" not in part]
+        ends = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
+        near = next((path for end in ends if (path := self._find(end, number))), None) if self._finder else None
+        raise InputError(
+            f"{self._files[number]}: image {identity}",
+            f"the file name {name!r} leaves the dataset's folder",
+            f"Write {near!r} if that is the image" if near else "Make it relative to the image folder",
+        )
 
     def _find(self, name: PurePosixPath, number: int) -> str | None:
         """Where an image of a file lies: below the file's own folder of images, if it has one, before all others."""
@@ -481,5 +496,8 @@ def coco_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_coco(file: Path) -> bool:
-    """Whether the first arrays of a JSON file are COCO's; annotations may fill all of what is looked at."""
-    return any(key in ("images", "annotations") for key in top_level_arrays(file))
+    """Whether the first arrays of a JSON file are COCO's; annotations may fill all of what is looked at.
+
+    UTF-16, of which this cannot be told, counts: reading says what is wrong.
+    """
+    return is_utf16(file) or any(key in ("images", "annotations") for key in top_level_arrays(file))

@@ -5,6 +5,7 @@ of valid JSON determines where its brackets stand, so no cut inside an element o
 work a byte sees is msgspec's. Where guesses fail (elements that hold many objects) the exact place is computed.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,8 @@ def stream_arrays(path: Path, types: Mapping[str, Any], window: int = WINDOW) ->
     Raises:
         InputError: not JSON, cut off, not an object, or an element that does not fit its type; with the place.
     """
+    if is_utf16(path):
+        raise InputError(path, "is UTF-16", "Save it as UTF-8")
     with open(path, "rb") as stream:
         yield from _Reader(path, stream, window).arrays(types)
 
@@ -60,6 +63,12 @@ def stream_list(path: Path, kind: Any, what: str, window: int = WINDOW) -> Itera
     """
     with open(path, "rb") as stream:
         yield from _Reader(path, stream, window).elements(kind, what)
+
+
+def is_utf16(path: Path) -> bool:
+    """Whether a file has the byte order mark of UTF-16, as PowerShell writes it."""
+    with open(path, "rb") as stream:
+        return stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def top_level_arrays(path: Path, window: int = WINDOW) -> Iterator[str]:

@@ -117,17 +117,23 @@ def given_paths(path: Path | str | Sequence[Path | str]) -> list[Path]:
     return paths
 
 
-def refuse_packed(paths: Sequence[Path], depth: int = 2) -> None:
-    """Refuse paths at which archives lie, where nothing else was found.
+def refuse_packed(paths: Sequence[Path], depth: int = 2, beside: str | None = None) -> None:
+    """Refuse archives that would be left out without a word.
+
+    Args:
+        paths: archives, or folders to look for them in.
+        depth: folders below these to enter.
+        beside: only packed files of this suffix (``a.json.gz``) that do not lie there unpacked; None: all.
 
     Raises:
-        InputError: an archive is named, or lies up to ``depth`` folders down.
+        InputError: there is one.
     """
     for path in paths:
         files = walk(path, _PACKED, depth=depth) if path.is_dir() else iter([path])
         for file in files:
-            if file.suffix.lower() in _PACKED:
-                raise InputError(file, "it is packed, and is not read so", "Unpack it beside the rest of the dataset")
+            left_out = beside is None or (Path(file.stem).suffix == beside and not file.with_suffix("").exists())
+            if file.suffix.lower() in _PACKED and left_out:
+                raise InputError(file, "it is packed, and is not read so", "Unpack it where it lies")
 
 
 _PACKED: Final = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".tgz", ".tar", ".7z", ".rar"})
