@@ -128,6 +128,9 @@ def coco_truth(truth: Truth, ids: tuple[str, ...], paths: tuple[str, ...]) -> Tr
         (("000139", "000285"), ("x/a.jpg", "x/b.jpg"), ["139", "285"], [0, 1]),
         (("1", "2"), ("x/a.jpg", "x/b.jpg"), ["/home/me/b.jpg", "C:\\data\\a.jpg"], [1, 0]),
         (("1", "2"), ("x/a.jpg", "x/b.jpg"), [" 2", '"1"'], [1, 0]),
+        # stems as numbers, among stems that are none, as detectors write them that take stems for ids
+        (("0", "1", "2"), ("0001.jpg", "0002.jpg", "a.jpg"), ["1", "2", "a"], [0, 1, 2]),
+        (("5", "6"), ("000000000139.jpg", "000000000285.jpg"), ["285", "139"], [1, 0]),
         # the folder tells apart what the name alone does not
         (("1", "2"), ("train/a.jpg", "val/a.jpg"), ["val/a.jpg", "train\\a.jpg"], [1, 0]),
         (("1", "2"), ("a.tif", "b.heic"), ["b", "a.txt"], [1, 0]),
@@ -145,14 +148,12 @@ def test_images_that_two_rules_know_as_others_are_known_by_id_with_a_note(truth:
     both = coco_truth(truth, ("0", "1", "2"), ("1.jpg", "2.jpg", "3.jpg"))
     detected, notes = align(file_of([("1", "1", BOX), ("2", "1", BOX)]), both)
     assert detected.image.tolist() == [1, 2]
-    assert notes == [
-        "its images are known by id and, as other images, by file name: id is used",
-    ]
+    assert notes == ["its images are known by id and, as others, by file name: id is used"]
 
 
 def test_a_file_of_ids_and_of_names_is_refused_with_the_counts(truth: Truth) -> None:
     mixed = coco_truth(truth, ("7", "8", "9"), ("a.jpg", "b.jpg", "c.jpg"))
-    with pytest.raises(InputError, match=r"of its 3 images 2 are known by id alone and 1 by file name alone \('c'\)"):
+    with pytest.raises(InputError, match=r"of its 3 images 2 are known by id alone, and 1 by file name alone \('c'\)"):
         align(file_of([("7", "1", BOX), ("8", "1", BOX), ("c", "1", BOX)]), mixed)
 
 
@@ -176,3 +177,18 @@ def test_coco_results_of_another_unit_or_form_are_scored_as_they_stand_with_a_no
     assert notes_of([10, 20, 70, 110], [30, 30, 110, 110], format="parquet") == []
     assert notes_of([10, 20, 70, 110], [30, 30, 40, 40]) == []
     assert notes_of([0, 0, 100, 100], [0, 0, 101, 101]) == []
+
+
+def test_the_classes_of_a_file_are_known_by_one_rule(truth: Truth) -> None:
+    """Digits: published ids count from 1, names from 0."""
+    digits = tuple(Class(name=str(n), source_id=str(n + 1)) for n in range(10))
+    numbers = replace(truth, space=LabelSpace(name="digits", classes=digits))
+    by_name, notes = align(file_of([("000007", str(n), BOX) for n in range(10)]), numbers)
+    assert (by_name.label.tolist(), notes) == (list(range(10)), [])  # 0 is no id
+    by_id, notes = align(file_of([("000007", str(n), BOX) for n in range(1, 11)]), numbers)
+    assert (by_id.label.tolist(), notes) == (list(range(10)), [])  # 10 is no name
+    both, notes = align(file_of([("000007", str(n), BOX) for n in range(1, 10)]), numbers)
+    assert both.label.tolist() == list(range(9))
+    assert notes == ["its classes are known by id and, as others, by name: id is used"]
+    with pytest.raises(InputError, match=r"of its 2 classes 1 are known by id alone, and 1 by name alone \('dog'\)"):
+        align(file_of([("000007", "1", BOX), ("000007", "dog", BOX)]), truth)

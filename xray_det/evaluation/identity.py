@@ -1,14 +1,15 @@
 """Which image and which class of the truth does a file of detections mean? Across layouts, and never by a guess.
 
 A file names its images in one way, and the way is chosen once for the whole file: by published id, by file name, by the
-stem of the file name (a VOC image is its stem) or by number (``000123`` and 123). Of these the first counts that knows
-every image of the file. Classes are matched by published id, else by name.
+stem of the file name (a VOC image is its stem), or by either as a number (``000123`` and 123). Of these the first
+counts that knows every image of the file. Classes likewise: by published id or by name.
 A file with tables of its own (a COCO document, our Parquet) says itself what its ids mean: then names and file names
 decide, because two files may number differently.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -49,7 +50,7 @@ def align(
     notes: list[str] = []
     images = match_images(file, truth, notes)
     image = _known(file, "images", file.image_ids, images, file.image, open_images, notes)
-    classes = match_classes(file, truth.space)
+    classes = match_classes(file, truth.space, notes)
     label = _known(file, "classes", file.class_ids, classes, file.label, open_classes, notes)
     keep = (image >= 0) & (label >= 0)
     detected = Detected(
@@ -60,76 +61,92 @@ def align(
     return _same_unit(file, truth, detected, notes), notes
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """A way to say which image or class is meant: by ``key`` of what the truth published."""
+
+    name: str
+    published: Sequence[str]
+    key: Callable[[str], str] = str
+
+    def rows(self, asked: Sequence[str]) -> Rows:
+        """int64 [len(asked)]: the row of the one published thing of the same key, -1 where there is none or several."""
+        row_of = _once([self.key(one) for one in self.published])
+        row_of.pop("", None)
+        return np.array([row_of.get(self.key(one), -1) for one in asked], np.int64)
+
+
 def match_images(file: DetectionFile, truth: Truth, notes: list[str]) -> Rows:
-    """The truth's row of each image of the file, by one rule for all of them.
-
-    Where two rules know every image and mean other ones by it, the published id decides, and a note says so.
-
-    Returns:
-        int64 [len(file.image_ids)], -1 where the truth has no such image.
+    """int64 [len(file.image_ids)]: the truth's row of each image, by one rule for all; -1 where it has none.
 
     Raises:
-        InputError: some images are known by one rule alone and some by another alone.
+        InputError: as ``_by_one_rule``.
     """
     names = [path or image_id for path, image_id in zip(truth.paths, truth.image_ids, strict=True)]
-    rules: list[tuple[str, Callable[[str], str], Sequence[str]]] = [
-        ("id", str, truth.image_ids),
-        ("file name", _path, names),
-        ("file name without folder and suffix", _stem, names),
-        ("number", _number, truth.image_ids),
-    ]
-    asked = file.image_ids
-    found = {}
+    by_name = (
+        _Rule(name="file name", published=names, key=_path),
+        _Rule(name="file name without folder and suffix", published=names, key=_stem),
+    )
     if file.image_names is not None:
-        named = tuple(file.image_names.get(i, "") for i in file.image_ids)
-        found = {rule: _looked_up(named, key, published) for rule, key, published in rules[1:3]}
-    if any((rows >= 0).any() for rows in found.values()):
-        asked = named
-    else:
-        found = {rule: _looked_up(asked, key, published) for rule, key, published in rules}
-    whole = [name for name, rows in found.items() if (rows >= 0).all()]
-    if whole:
-        rows = found[whole[0]]
-        other = next((name for name in whole if (found[name] != rows).any()), None)
-        if other is not None:
-            notes.append(f"its images are known by {whole[0]} and, as other images, by {other}: {whole[0]} is used")
-        return rows
-    best = max(found, key=lambda name: int((found[name] >= 0).sum()))  # the first of equal ones
-    missed = found[best] < 0
-    for name, rows in found.items():
-        also = int((missed & (rows >= 0)).sum())
-        if also:
-            raise InputError(
-                file.path,
-                f"of its {len(asked)} images {len(asked) - int(missed.sum())} are known by {best} alone "
-                f"and {also} by {name} alone ({asked[int(np.flatnonzero(missed & (rows >= 0))[0])]!r})",
-                "Name all images in one way: by the truth's ids, or by its file names",
-            )
-    return found[best]
+        named = [file.image_names.get(i, "") for i in file.image_ids]
+        if any((rule.rows(named) >= 0).any() for rule in by_name):
+            return _by_one_rule(file, "images", named, by_name, notes)
+    rules = (
+        _Rule(name="id", published=truth.image_ids),
+        *by_name,
+        _Rule(name="id as a number", published=truth.image_ids, key=_number),
+        _Rule(name="file name as a number", published=names, key=_number),
+    )
+    return _by_one_rule(file, "images", file.image_ids, rules, notes)
 
 
-def _looked_up(asked: Sequence[str], key: Callable[[str], str], published: Sequence[str]) -> Rows:
-    """int64 [len(asked)]: the row of the one published name with the same key, -1 where there is none or several."""
-    row_of = _once([key(one) for one in published])
-    row_of.pop("", None)
-    return np.array([row_of.get(key(one), -1) for one in asked], np.int64)
+def match_classes(file: DetectionFile, space: LabelSpace, notes: list[str]) -> Rows:
+    """int64 [len(file.class_ids)]: the row of each class, by one rule for all; -1 where the space has none.
 
-
-def match_classes(file: DetectionFile, space: LabelSpace) -> Rows:
-    """int64 [len(file.class_ids)]: the row of each class, -1 where the space has none."""
-    row_of_name = _once([_plain(name) for name in space.names])
+    Raises:
+        InputError: as ``_by_one_rule``.
+    """
+    by_name = _Rule(name="name", published=space.names, key=_plain)
     if file.class_names is not None:
-        names = [_plain(file.class_names.get(i, i)) for i in file.class_ids]
-        rows = [row_of_name.get(name, -1) for name in names]
+        rows = by_name.rows([file.class_names.get(i, i) for i in file.class_ids])
         # a published id that no other label space gives another meaning: Open Images' /m/ ids
         return np.array(
             [
                 space.row_of_id.get(i, -1) if row < 0 and not i.isdecimal() else row
-                for i, row in zip(file.class_ids, rows, strict=True)
+                for i, row in zip(file.class_ids, rows.tolist(), strict=True)
             ],
             np.int64,
         )
-    return np.array([space.row_of_id.get(i, row_of_name.get(_plain(i), -1)) for i in file.class_ids], np.int64)
+    by_id = _Rule(name="id", published=[c.source_id for c in space.classes])
+    return _by_one_rule(file, "classes", file.class_ids, (by_id, by_name), notes)
+
+
+def _by_one_rule(
+    file: DetectionFile, what: str, asked: Sequence[str], rules: Sequence[_Rule], notes: list[str]
+) -> Rows:
+    """The rows that the first rule gives which knows all that is asked, else the one that knows most.
+
+    Where another rule knows all as well, and means other rows, a note says so.
+
+    Raises:
+        InputError: some are known by one rule alone and some by another alone.
+    """
+    found = {rule.name: rule.rows(asked) for rule in rules}
+    best = max(found, key=lambda name: int((found[name] >= 0).sum()))  # the first of equal ones
+    missed = found[best] < 0
+    for name, rows in found.items():
+        also = np.flatnonzero(missed & (rows >= 0))
+        if len(also):
+            raise InputError(
+                file.path,
+                f"of its {len(asked)} {what} {int((~missed).sum())} are known by {best} alone, "
+                f"and {len(also)} by {name} alone ({asked[int(also[0])]!r})",
+                f"Name all {what} in one way: by the truth's ids, or by its names",
+            )
+    others = [name for name, rows in found.items() if (rows >= 0).all() and (rows != found[best]).any()]
+    if others:
+        notes.append(f"its {what} are known by {best} and, as others, by {others[0]}: {best} is used")
+    return found[best]
 
 
 def _known(
@@ -227,9 +244,9 @@ def _stem(name: str) -> str:
 
 
 def _number(name: str) -> str:
-    """``000123.jpg`` -> ``123``; empty where the stem is no number."""
+    """``000123.jpg`` -> ``123``; a stem that is no number stays as it is."""
     stem = _stem(name)
-    return str(int(stem)) if stem.isdecimal() and stem.isascii() else ""
+    return stem.lstrip("0") or "0" if stem.isdecimal() else stem
 
 
 #: A detector names the image it was given, or the annotation file of it.
