@@ -283,12 +283,12 @@ def _deep(image: Image.Image, data: bytes) -> bool:
     if image.mode.startswith(("I", "F")):
         return True
     if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (8,))) > 8  # type: ignore[attr-defined]  # BitsPerSample
+        return any(bits > 8 for bits in getattr(image, "tag_v2", {}).get(258, ()))  # BitsPerSample
     if image.format == "JPEG2000":
         depth = _JPEG2000_DEPTH.search(data)
         return depth is not None and (depth[1][0] & 0x7F) + 1 > 8
-    tile = image.tile[0].args if image.format == "PNG" and image.tile else None
-    return isinstance(tile, str) and ";16" in tile  # PIL's name of the stored mode
+    tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
+    return any(isinstance(tile.args, str) and ";16" in tile.args for tile in tiles)  # PIL's name of the stored mode
 
 
 def _rgb(image: Image.Image, data: bytes, deep: bool) -> np.ndarray:
@@ -304,7 +304,7 @@ def _rgb(image: Image.Image, data: bytes, deep: bool) -> np.ndarray:
 
         wide = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if wide is not None and wide.dtype == np.uint16 and wide.ndim == 3:
-            return np.ascontiguousarray(_eight_bits(wide[:, :, :3])[:, :, ::-1])
+            return np.asarray(_eight_bits(wide[:, :, 2::-1]))
     with warnings.catch_warnings():  # PIL warns of a palette with transparency
         warnings.simplefilter("ignore")
         return np.asarray(image.convert("RGB"))
@@ -322,4 +322,5 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f" and high <= 1:
         return np.rint(values * 255).astype(np.uint8)
     depth = next(bits for bits in _DEPTHS if high < 2**bits)
-    return (values.astype(np.int64) >> (depth - 8)).astype(np.uint8)
+    upper: np.ndarray = values.astype(np.int64) >> (depth - 8)
+    return upper.astype(np.uint8)

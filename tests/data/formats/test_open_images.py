@@ -283,7 +283,7 @@ def test_another_separator_in_any_file_is_named(tmp_path: Path, separator: str, 
     for one, text in texts.items():
         bytes_of(tmp_path, f"validation/{one}.csv", text.replace("i,", "j,").encode())
         bytes_of(tmp_path, f"train/{one}.csv", (text.replace(",", separator) if one == name else text).encode())
-    with pytest.raises(InputError, match=rf"train/{name}\.csv: row 1: the fields are separated by {said}"):
+    with pytest.raises(InputError, match=rf"train/{name}\.csv: row 1: .*: fields separated by {said}"):
         open_source(tmp_path, images=False)
 
 
@@ -325,7 +325,5 @@ def test_field_releases(shared_data: Path) -> None:
     source = OpenImagesSource(shared_data / "field_cases/oi_classes_latin1/d")
     assert source.space.names == ("Montgolfi\u00e8re", "Kite")
     assert len(rows_of(source)) == 8
-    with pytest.raises(
-        InputError, match=r"train/labels/detections\.csv: row 1: the fields are separated by semicolons"
-    ):
+    with pytest.raises(InputError, match=r"train/labels/detections\.csv: row 1: .*: fields separated by semicolons"):
         open_source(shared_data / "field_cases/oi_semicolon/d")

@@ -62,7 +62,7 @@ def kind_of(file: Path) -> Kind | None:
         if "imageid" in [name.strip().lower() for field in header for name in field.split(separator)]:
             raise InputError(
                 f"{file}: row 1",
-                f"the fields are separated by {said}",
+                f"the header is {','.join(header)[:80]!r}: fields separated by {said}",
                 "Separate fields by commas and write decimals with a point",
             )
     if columns & {"LabelName1", "MaskPath"}:  # relationships, segmentation
