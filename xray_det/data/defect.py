@@ -9,12 +9,11 @@ class Defect(StrEnum):
     # a box: flagged, never altered
     NO_AREA = "no_area"  # nothing of it lies inside the image: not trained on
     NOT_FINITE = "not_finite"  # a coordinate is NaN or infinite: not trained on
+    FRACTIONS = "fractions"  # every box of its file lies in 0 to 1, where pixels are due: not trained on
+    CORNERS = "corners"  # the boxes of its file fit as x1, y1, x2, y2 alone, where x, y, width, height are due: kept
     REPEAT = "repeat"  # an earlier box of the image has the same place, flags and label: not trained on
     OUTSIDE = "outside"  # reaches over the image's edge: clipped when it is loaded
     SEVERAL_LABELS = "several_labels"  # one place under several labels: one box with several labels
-    # boxes of a whole file, named in each of its images that has one
-    FRACTIONS = "fractions"  # each lies in 0 to 1, where pixels are due: not trained on
-    CORNERS = "corners"  # as x, y, width, height many reach outside, as x1, y1, x2, y2 all fit: kept, to be looked at
     FROM_SEGMENTATION = "from_segmentation"  # boxes of the image are those around its polygons or masks
     # an image or its annotation file: corrected
     WRONG_SIZE = "wrong_size"  # the published size is not the image's

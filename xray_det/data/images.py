@@ -320,7 +320,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     if not (0 <= low <= high < 2**32):  # NaN is not either
         raise BadImage(Defect.UNREADABLE_IMAGE, f"values from {low:g} to {high:g} have no range to be scaled by")
     if values.dtype.kind == "f" and high <= 1:
-        return np.rint(values * 255).astype(np.uint8)
-    depth = next(bits for bits in _DEPTHS if high < 2**bits)
-    upper: np.ndarray = values.astype(np.int64) >> (depth - 8)
-    return upper.astype(np.uint8)
+        eight: np.ndarray = np.rint(values * 255)
+    else:
+        eight = values.astype(np.int64) >> (next(bits for bits in _DEPTHS if high < 2**bits) - 8)
+    return eight.astype(np.uint8)
