@@ -173,7 +173,7 @@ def test_coco_results_of_another_unit_or_form_are_scored_as_they_stand_with_a_no
     assert "fractions of the image?" in notes_of([0.1, 0.1, 0.4, 0.5])[0]
     assert notes_of([0.1, 0.1, 0.4, 0.5], BOX) == []
     # x, y, width, height of 10, 20, 60, 90 and 30, 30, 80, 80 in images of 100 x 100
-    assert "would fit as x1, y1, x2, y2" in notes_of([10, 20, 70, 110], [30, 30, 110, 110])[0]
+    assert "all would fit as x1, y1, x2, y2" in notes_of([10, 20, 70, 110], [30, 30, 110, 110])[0]
     assert notes_of([10, 20, 70, 110], [30, 30, 110, 110], format="parquet") == []
     assert notes_of([10, 20, 70, 110], [30, 30, 40, 40]) == []
     assert notes_of([0, 0, 100, 100], [0, 0, 101, 101]) == []
@@ -192,3 +192,14 @@ def test_the_classes_of_a_file_are_known_by_one_rule(truth: Truth) -> None:
     assert notes == ["its classes are known by id and, as others, by name: id is used"]
     with pytest.raises(InputError, match=r"of its 2 classes 1 are known by id alone, and 1 by name alone \('dog'\)"):
         align(file_of([("000007", "1", BOX), ("000007", "dog", BOX)]), truth)
+
+
+def test_a_truth_of_another_unit_or_form_is_noted_too(truth: Truth) -> None:
+    fractions = replace(truth, boxes=truth.boxes / 100, sizes=truth.sizes / 100)
+    _, notes = align(file_of([("000007", "1", BOX)]), fractions)
+    assert [note[:41] for note in notes] == ["all boxes of the truth lie in 0 to 1: are"]
+    corners = np.array([[10.0, 20, 70, 110], [30, 30, 110, 110]])
+    _, notes = align(
+        file_of([("000007", "1", BOX)]), replace(truth, boxes=corners, sizes=corners[:, 2:] - corners[:, :2])
+    )
+    assert [note[:46] for note in notes] == ["boxes of the truth reach outside their images "]

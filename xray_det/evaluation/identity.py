@@ -191,8 +191,9 @@ def _same_unit(file: DetectionFile, truth: Truth, detected: Detected, notes: lis
         scale = 1 / _scales(file, truth, detected, "pixels", "fractions of the image")
         notes.append("detections in pixels were divided by the published image sizes")
     else:
+        notes += _doubts("truth", truth, truth)
         if file.format == "coco":
-            notes += _doubts(truth, detected)
+            notes += _doubts("detections", detected, truth)
         if not fractions or file.format != "open_images" or np.abs(truth.boxes).max() <= _LARGEST_FRACTION:
             return detected
         scale = _scales(file, truth, detected, "fractions of the image", "pixels")
@@ -206,17 +207,17 @@ def _same_unit(file: DetectionFile, truth: Truth, detected: Detected, notes: lis
     )
 
 
-def _doubts(truth: Truth, detected: Detected) -> list[str]:
-    """What all boxes of COCO results have in common that x, y, width, height in pixels should not: they stay so."""
-    numbers = np.concatenate([detected.boxes[:, :2], detected.sizes], axis=1)
-    edge = truth.image_sizes[detected.image] + 1
-    if (np.abs(numbers) <= 1).all() and (truth.boxes > 1).any():
-        return ["all boxes of the detections lie in 0 to 1: are they fractions of the image? COCO results are pixels"]
-    rising, fit = numbers[:, 2:] > numbers[:, :2], numbers[:, 2:] <= edge
-    if (rising & fit).all() and (detected.boxes[:, 2:] > edge).any(axis=1).mean() > CORNERS_SHARE:
+def _doubts(name: str, side: Truth | Detected, truth: Truth) -> list[str]:
+    """What no boxes of x, y, width, height in pixels should all have in common: they are scored as such."""
+    if side.boxes[:, :2].min() >= 0 and max(side.boxes[:, :2].max(), side.sizes.max()) <= 1:
+        return [f"all boxes of the {name} lie in 0 to 1: are they fractions of the image? They are taken for pixels"]
+    if not (side.sizes > side.boxes[:, :2]).all():
+        return []
+    edge = truth.image_sizes[side.image] + 1
+    if (side.sizes <= edge).all() and (side.boxes[:, 2:] > edge).any(axis=1).mean() > CORNERS_SHARE:
         return [
-            "the boxes of the detections reach outside their images, and would fit as x1, y1, x2, y2: "
-            "COCO results are x, y, width, height"
+            f"boxes of the {name} reach outside their images as x, y, width, height, and all would fit as "
+            "x1, y1, x2, y2: they are taken for the first"
         ]
     return []
 

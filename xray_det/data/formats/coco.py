@@ -192,7 +192,8 @@ class CocoSource:
             outside += np.bincount(file[leaves], minlength=len(total))
             fit += np.bincount(file[fits], minlength=len(total))
         for number, doubts in enumerate(self._doubts):
-            doubts.corners &= fit[number] == total[number] and outside[number] > CORNERS_SHARE * total[number]
+            fit_all, many_leave = fit[number] == total[number], outside[number] > CORNERS_SHARE * total[number]
+            doubts.corners = doubts.corners and bool(fit_all and many_leave)
 
     def batches(self, rows: int = 1024) -> Iterator[pa.RecordBatch]:
         """PUBLISHED batches of at most ``rows`` images."""
@@ -422,7 +423,8 @@ class Doubts:
 def _subset(file: Path, root: Path) -> str | None:
     """The folder of images that a file of annotations is named after: CVAT's ``instances_Site_A.json`` -> Site_A."""
     name = file.stem.removeprefix("instances_")
-    return name if any((root / folder / name).is_dir() for folder in ("", *IMAGE_FOLDERS)) else None
+    folders = [root / folder / name for folder in ("", *IMAGE_FOLDERS)]
+    return name if name and any(folder.is_dir() and folder != file.parent for folder in folders) else None
 
 
 def _class_table(name: str, tables: Sequence[tuple[Path, list[Category]]], format: str, boxed: Set[str]) -> LabelSpace:
