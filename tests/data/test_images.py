@@ -31,7 +31,7 @@ def encoded(image: Image.Image, format: str = "JPEG", orientation: int | None = 
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "MPO"])
 def test_orientation_is_applied_once_as_pil_applies_it(orientation: int, format: str) -> None:
     data = encoded(picture(), format, orientation)
     with Image.open(io.BytesIO(data)) as image:
@@ -327,6 +327,47 @@ def test_an_avif_is_turned_upright_as_pil_turns_it() -> None:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     assert (inspect(data).width, inspect(data).height) == (24, 40)
     np.testing.assert_array_equal(decode(data), expected)
+
+
+def deep_tiff(pixels: np.ndarray, orientation: int) -> bytes:
+    """A TIFF of one strip of 16-bit samples, written by hand: PIL and OpenCV write none that is turned."""
+    height, width, channels = pixels.shape
+    body, start = pixels.astype("<u2").tobytes(), 8
+    bits = start + len(body)
+    tags = [
+        *[(256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, bits if channels > 2 else 16), (259, 3, 1, 1)],
+        *[(262, 3, 1, 2 if channels > 2 else 1), (273, 4, 1, start), (274, 3, 1, orientation)],
+        *[(277, 3, 1, channels), (278, 4, 1, height), (279, 4, 1, len(body))],
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", bits + 6) + body + struct.pack("<3H", 16, 16, 16) + directory
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["plain", "deep grey", "deep colour"])
+def test_a_tiff_is_turned_upright_once(orientation: int, kind: str) -> None:
+    """Its decoders turn it, and PIL's size of it is the upright one before it is loaded."""
+    if kind == "plain":
+        stored = np.asarray(picture())
+        sink = io.BytesIO()
+        picture().save(sink, "TIFF", tiffinfo={0x0112: orientation})
+        data = sink.getvalue()
+    else:
+        wide = np.asarray(picture())[:, :, : 1 if "grey" in kind else 3].astype(np.uint16) * 256
+        stored, data = np.broadcast_to(wide >> 8, (24, 40, 3)).astype(np.uint8), deep_tiff(wide, orientation)
+    facts = verify(data)
+    expected = upright(stored, orientation)
+    np.testing.assert_array_equal(decode(data), expected)
+    assert (facts.height, facts.width) == expected.shape[:2]
+    assert (facts.stored_size, facts.orientation) == ((40, 24), orientation)
+    assert inspect(data) == facts
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_deep_png_is_turned_upright_once(orientation: int) -> None:
+    exif = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0) + bytes(4)
+    wide = np.asarray(picture()).astype(np.uint16) * 256
+    np.testing.assert_array_equal(decode(png(wide, 16, 2, b"eXIf" + exif)), upright(np.asarray(picture()), orientation))
 
 
 def test_field_images_are_read_or_named(shared_data: Path) -> None:

@@ -25,6 +25,8 @@ _DEPTHS: Final = (8, 10, 12, 14, 16, 24, 32)
 #: ISO base media brands of HEIC and HEIF, which neither PIL nor OpenCV reads.
 _HEIF: Final = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _ORIENTATION: Final = 0x0112
+#: PIL and OpenCV turn these upright themselves, and PIL gives the upright size.
+_TURNED: Final = ("TIFF",)
 #: libjpeg warns of these in files that show nothing of it; PIL reads them.
 _HARMLESS: Final = "extraneous bytes"
 
@@ -132,7 +134,7 @@ def decode(data: bytes, *, min_short_side: int | None = None, max_pixels: int = 
                 _refuse_damage(error)
         if pixels is None:
             pixels = _rgb(_load(image), data, facts.deep)
-    return upright(pixels, facts.orientation)
+    return upright(pixels, 1 if facts.format in _TURNED else facts.orientation)
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -234,7 +236,7 @@ def _facts(image: Image.Image, data: bytes) -> ImageFacts:
     published = tag if isinstance(tag, int) else None
     orientation = published if published is not None and 1 <= published <= 8 else 1
     width, height = image.size
-    if orientation >= 5:
+    if orientation >= 5 and image.format not in _TURNED:
         width, height = height, width
     kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with more pictures after it
     grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
