@@ -54,9 +54,13 @@ _MOST_BUCKETS = 200  # each keeps two files open
 class CocoSource:
     """A dataset in COCO JSON, one file a split; see ``source.Source``. All files are read once, when it is opened.
 
-    Published ``iscrowd`` is CROWD, ``ignore`` IGNORE, Objects365's ``isfake`` DEPICTION; ``area`` is kept. Image ids
-    are text; where two splits share one, ids begin with the split's name. Where images list absent classes the format
-    is ``lvis`` (lvis.py), and only annotations and these lists tell what an image holds.
+    Published ``iscrowd`` is CROWD, ``ignore`` IGNORE, Objects365's ``isfake`` DEPICTION; ``area`` is kept. Without a
+    ``bbox`` the box of the ``segmentation`` is taken, and noted. Where images list absent classes the format is
+    ``lvis`` (lvis.py), and only annotations and these lists tell what an image holds.
+
+    Image ids are text; where two files share one, ids begin with the split's name, or with that of the folder of images
+    that a file is named after. File names may be addresses (layout.other_names). What the boxes of a file say of it
+    (``Doubts``) is noted in each image that has one.
 
     Args:
         path: the dataset's folder, or its JSON files.
@@ -64,8 +68,9 @@ class CocoSource:
 
     Raises:
         InputError: malformed or cut-off JSON, classes that share a name or differ between files, an annotation of an
-            unknown class or image, an image id that stands for two images, a file name that leaves the folder. LVIS:
-            an image without its lists, an unknown class in one, an annotation of a class that is listed as absent.
+            unknown class or image or without box and segmentation, an image id that stands for two images, a file name
+            that leaves the folder, a packed file beside them. LVIS: an image without its lists, an unknown class in
+            one, an annotation of a class that is listed as absent.
     """
 
     normalized = False
@@ -401,7 +406,7 @@ class Doubts:
 
     Attributes:
         boxes: how many there were.
-        fractions: all lie in 0 to 1, and they are not all empty.
+        fractions: all lie in 0 to 1, but for rounding, and they are not all empty.
         corners: the third number is above the first, and the fourth above the second.
     """
 
@@ -415,7 +420,7 @@ class Doubts:
         if not (first or self.fractions or self.corners):
             return
         x, y, w, h = (rows.column(side).to_numpy() for side in ("x", "y", "w", "h"))
-        small = all(bool(((side >= 0) & (side <= 1)).all()) for side in (x, y, w, h)) and bool((w > 0).any())
+        small = all(bool((np.abs(side - 0.5) <= 0.501).all()) for side in (x, y, w, h)) and bool((w > 0).any())
         self.fractions = small and (first or self.fractions)
         self.corners = not small and bool((w > x).all() and (h > y).all()) and (first or self.corners)
 
