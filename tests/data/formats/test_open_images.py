@@ -231,7 +231,7 @@ def bytes_of(root: Path, name: str, data: bytes) -> Path:
 DESCRIBED = "/m/a,Montgolfi\u00e8re\n/m/b,\u0152uvre\n"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
 @pytest.mark.parametrize("header", ["", "LabelName,DisplayName\n", "labelname,displayname\n\n"])
 def test_class_descriptions_in_the_encodings_of_windows(tmp_path: Path, encoding: str, header: str) -> None:
     write(tmp_path / "train/labels", detections=f"{CHALLENGE}\ni,/m/b,0,1,0,1,0\n")

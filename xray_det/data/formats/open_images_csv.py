@@ -79,11 +79,13 @@ def kind_of(file: Path) -> Kind | None:
             return Kind.LABELS
         return None if "LabelName" in columns else Kind.LIST
     described = header and re.match(r"(?i:LabelName)(\W|$)|/[a-z]/\w+(\W|$)", header[0]) is not None
-    if (described and len(header) <= 3) or "class-descriptions" in file.name or "classes-description" in file.name:
+    if (described and len(header) <= 3) or _CLASSES.search(f"{file.parent.name}/{file.name}"):
         return Kind.CLASSES
     return None
 
 
+#: Class descriptions by their folder and name: in another encoding or with another separator they show nothing else.
+_CLASSES: Final = re.compile(r"(class-descriptions|classes-description)[^/]*$|^metadata/classes\.csv$")
 _SEPARATORS: Final = ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"))
 
 
