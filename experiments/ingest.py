@@ -7,12 +7,15 @@ SOURCE is a dataset as it is published: COCO or Objects365 JSON, Open Images CSV
 its layout. Images are read where they lie unless --pack copies them.
 
 What is found is counted by kind, and listed image by image in the folder (findings.parquet, quarantine.parquet):
-repaired   flagged and not trained on: a box without area (no_area) or not finite (not_finite), a repeat (repeat);
+repaired   flagged and not trained on: a box without area (no_area) or not finite (not_finite), a repeat (repeat), the
+           boxes of a file of pixels that all lie in 0 to 1 (fractions);
            clipped when loaded: a box over the edge (outside); one place under several labels: one box (several_labels);
-           corrected: sizes, file names, EXIF, greyscale (wrong_size, wrong_file_name, exif_rotated, bad_exif,
-           greyscale); taken back: an image-level label that a class is there, and one that it is not
-           (contradictory_label); kept: coordinates from 0 in a VOC file (zero_based); named: the same bytes twice
-           (duplicate_image), or in two splits (in_two_splits; by likeness: alike_in_two_splits).
+           corrected: sizes, file names, EXIF, greyscale, more than 8 bits a channel (wrong_size, wrong_file_name,
+           exif_rotated, bad_exif, greyscale, deep_image); taken from polygons or masks: boxes (from_segmentation);
+           taken back: an image-level label that a class is there, and one that it is not (contradictory_label); kept:
+           coordinates from 0 in a VOC file (zero_based), boxes that may be x1, y1, x2, y2 where x, y, width, height are
+           due (corners); named: the same bytes twice (duplicate_image), or in two splits (in_two_splits; by likeness:
+           alike_in_two_splits).
 quarantined  the image is in no shard: truncated_image, unreadable_image, missing_image, no_annotation, image_bomb.
 
 The JSON has `images` (those in the shards), `boxes` (the published boxes of these images: flagged ones too, and one

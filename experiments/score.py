@@ -11,8 +11,10 @@ Truth is read in any layout that the readers know (COCO, Objects365 and LVIS JSO
 whole folders or annotation files, in float64 and unrepaired; no image, model, Ray or MLflow is needed. Detections are
 COCO results JSON, Open Images CSV (ImageID,LabelName,Score,XMin,XMax,YMin,YMax) or this project's Parquet.
 
-Images are matched by published id, else by file name without suffix; classes by published id, else by name. A COCO
-document with "images" and "categories" beside its scored "annotations" says itself what its ids mean: names decide.
+All images of the detections are matched by published id, or all by file name, with or without folder, suffix and
+leading zeros; all classes by published id, or all by name. A file that does some in one way and some in another is
+an error. A COCO document with "images" and "categories" beside its scored "annotations" says itself what its ids mean:
+names decide. Boxes that look like fractions or corners are scored as they stand, with a note.
 An image that the truth does not have is an error, and so is a class, where the truth publishes a table of classes.
 
 Cost: seconds for COCO val2017; about a minute for the 41,620 images of the Open Images Challenge validation.

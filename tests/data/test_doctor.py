@@ -320,3 +320,22 @@ def test_an_empty_batch_and_slices_of_one(shared_data: Path) -> None:
 def test_notes_of_a_reader() -> None:
     assert parse_note(noted(Defect.WRONG_FILE_NAME, "it is: 'a: b'")) == (Defect.WRONG_FILE_NAME, "it is: 'a: b'")
     assert parse_note(noted(Defect.NO_ANNOTATION)) == (Defect.NO_ANNOTATION, "")
+
+
+def test_boxes_of_an_unknown_unit_are_kept_and_not_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(32, 32))
+    box, note = [0.1, 0.2, 0.5, 0.6], noted(Defect.FRACTIONS, "all 1 boxes of x.json lie in 0 to 1")
+    rows = [
+        {"id": "a", "path": "a.jpg", "boxes": [box], "defects": [note]},
+        {"id": "b", "path": "a.jpg", "boxes": [box]},
+    ]
+    found = examine(batch_of(rows), dataset="d", image_root=tmp_path, normalized=False)
+    np.testing.assert_allclose(found.shard["boxes"].to_pylist(), [[box], [box]], rtol=1e-6)
+    assert found.shard["flags"].to_pylist() == [[BoxFlag.NO_AREA], [0]]
+    assert found.repaired == {"fractions": 1}
+
+
+def test_more_than_8_bits_a_channel_are_named(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(32 * 32, dtype=np.uint16).reshape(32, 32)).save(tmp_path / "a.png")
+    found = examine(batch_of([{"id": "a", "path": "a.png"}]), dataset="d", image_root=tmp_path, normalized=False)
+    assert found.repaired == {"greyscale": 1, "deep_image": 1}

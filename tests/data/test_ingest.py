@@ -203,6 +203,9 @@ def test_too_many_quarantined_images_are_refused(source: MadeSource, tmp_path: P
         (source.root / f"{k}.jpg").unlink(missing_ok=True)
     with pytest.raises(InputError, match="not one image can be used"):
         ingest(source, str(tmp_path / "none"), max_quarantined=1.0, **QUIET)
+    (source.root / "images.zip").write_bytes(b"")
+    with pytest.raises(InputError, match=r"images\.zip: it is packed"):
+        ingest(source, str(tmp_path / "none"), max_quarantined=1.0, **QUIET)
 
 
 def test_an_empty_source_is_refused(source: MadeSource, tmp_path: Path) -> None:
@@ -369,3 +372,23 @@ def test_ray_data_makes_the_same_folder(source: MadeSource, tmp_path: Path, ray_
         alone = ingest(source, str(tmp_path / "out"), **options)
     assert parallel == alone
     assert contents(tmp_path / "parallel") == contents(tmp_path / "out")
+
+
+FIELD: dict[str, tuple[int, dict[str, int], dict[str, int]]] = {
+    "coco_fractions": (3, {"fractions": 3}, {}),
+    "cvat_custom_subset": (4, {}, {}),
+    "deep_images": (12, {"deep_image": 3, "greyscale": 3}, {"unreadable_image": 1}),
+    "labelstudio_url": (3, {"wrong_file_name": 3}, {}),
+    "oi_classes_latin1": (8, {}, {}),
+    "roboflow_root_same_name": (9, {}, {}),
+    "seg_only": (2, {"from_segmentation": 2}, {}),
+}
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_datasets_as_people_have_them(shared_data: Path, tmp_path: Path, name: str) -> None:
+    images, repaired, quarantined = FIELD[name]
+    manifest = ingest_published([shared_data / "field_cases" / name / "d"], str(tmp_path), How(), progress=False)
+    assert (manifest.images, manifest.repaired, manifest.quarantined) == (images, repaired, quarantined)
+    unused = {"roboflow_root_same_name": {"fish (id 0)"}, "coco_fractions": {"cat", "dog"}}
+    assert unused.get(name, set()) <= set(manifest.unused_classes)

@@ -106,3 +106,100 @@ def test_numbers_of_one_unit_stay_as_they_are(truth: Truth) -> None:
     assert pixels.boxes.tolist() == [BOX]
     tiny, notes = align(file_of([("000007", "1", [0.0, 0.0, 1.0, 2.0])]), truth)  # COCO results are pixels
     assert (tiny.boxes.tolist(), notes) == ([[0.0, 0.0, 1.0, 2.0]], [])
+
+
+def coco_truth(truth: Truth, ids: tuple[str, ...], paths: tuple[str, ...]) -> Truth:
+    """Three images of these ids and file names, without boxes of interest."""
+    return replace(truth, image_ids=ids, paths=paths, image_sizes=np.full((len(ids), 2), 100.0))
+
+
+@pytest.mark.parametrize(
+    ("ids", "paths", "asked", "rows"),
+    [
+        # by id, by stem: an id must not be taken for a stem, nor a stem for an id, in the middle of a file
+        (("0", "1", "2"), ("1.jpg", "2.jpg", "3.jpg"), ["0", "1", "2"], [0, 1, 2]),
+        (("0", "1", "2"), ("1.jpg", "2.jpg", "3.jpg"), ["1", "2", "3"], [0, 1, 2]),
+        (("0", "1", "2"), ("1.jpg", "2.jpg", "3.jpg"), ["3", "2"], [2, 1]),
+        (("10", "20", "30"), ("1.jpg", "2.jpg", "10.jpg"), ["1", "2", "10"], [0, 1, 2]),
+        # zeros before a number, suffixes, folders, backslashes, blanks and quotes around it
+        (("139", "285"), ("x/a.jpg", "x/b.jpg"), ["000000000139", "000000000285"], [0, 1]),
+        (("139", "285"), ("000000000139.jpg", "000000000285.jpg"), ["000000000139", "000000000285"], [0, 1]),
+        (("139", "285"), ("x/a.jpg", "x/b.jpg"), ["val2017/000000000139.jpg"], [0]),
+        (("000139", "000285"), ("x/a.jpg", "x/b.jpg"), ["139", "285"], [0, 1]),
+        (("1", "2"), ("x/a.jpg", "x/b.jpg"), ["/home/me/b.jpg", "C:\\data\\a.jpg"], [1, 0]),
+        (("1", "2"), ("x/a.jpg", "x/b.jpg"), [" 2", '"1"'], [1, 0]),
+        # stems as numbers, among stems that are none, as detectors write them that take stems for ids
+        (("0", "1", "2"), ("0001.jpg", "0002.jpg", "a.jpg"), ["1", "2", "a"], [0, 1, 2]),
+        (("5", "6"), ("000000000139.jpg", "000000000285.jpg"), ["285", "139"], [1, 0]),
+        # the folder tells apart what the name alone does not
+        (("1", "2"), ("train/a.jpg", "val/a.jpg"), ["val/a.jpg", "train\\a.jpg"], [1, 0]),
+        (("1", "2"), ("a.tif", "b.heic"), ["b", "a.txt"], [1, 0]),
+        (("1", "2"), ("a.b.jpg", "a.c.jpg"), ["a.c", "a.b"], [1, 0]),
+    ],
+)
+def test_the_images_of_a_file_are_known_by_one_rule(
+    truth: Truth, ids: tuple[str, ...], paths: tuple[str, ...], asked: list[str], rows: list[int]
+) -> None:
+    detected, notes = align(file_of([(one, "1", BOX) for one in asked]), coco_truth(truth, ids, paths))
+    assert (detected.image.tolist(), notes) == (rows, [])
+
+
+def test_images_that_two_rules_know_as_others_are_known_by_id_with_a_note(truth: Truth) -> None:
+    both = coco_truth(truth, ("0", "1", "2"), ("1.jpg", "2.jpg", "3.jpg"))
+    detected, notes = align(file_of([("1", "1", BOX), ("2", "1", BOX)]), both)
+    assert detected.image.tolist() == [1, 2]
+    assert notes == ["its images are known by id and, as others, by file name: id is used"]
+
+
+def test_a_file_of_ids_and_of_names_is_refused_with_the_counts(truth: Truth) -> None:
+    mixed = coco_truth(truth, ("7", "8", "9"), ("a.jpg", "b.jpg", "c.jpg"))
+    with pytest.raises(InputError, match=r"of its 3 images 2 are known by id alone, and 1 by file name alone \('c'\)"):
+        align(file_of([("7", "1", BOX), ("8", "1", BOX), ("c", "1", BOX)]), mixed)
+
+
+def test_a_files_own_names_that_the_truth_does_not_have_leave_its_ids(truth: Truth) -> None:
+    bare = coco_truth(truth, ("7", "8"), ("a.jpg", "b.jpg"))
+    detected, _ = align(file_of([("8", "1", BOX)], image_names={"8": "frame_0001.png"}), bare)
+    assert detected.image.tolist() == [1]
+
+
+def test_coco_results_of_another_unit_or_form_are_scored_as_they_stand_with_a_note(truth: Truth) -> None:
+    def notes_of(*boxes: list[float], **settings: Any) -> list[str]:
+        file = file_of([("000007", "1", box) for box in boxes], **settings)
+        detected, notes = align(file, truth)
+        np.testing.assert_array_equal(detected.boxes, file.boxes)
+        return notes
+
+    assert "fractions of the image?" in notes_of([0.1, 0.1, 0.4, 0.5])[0]
+    assert notes_of([0.1, 0.1, 0.4, 0.5], BOX) == []
+    # x, y, width, height of 10, 20, 60, 90 and 30, 30, 80, 80 in images of 100 x 100
+    assert "all would fit as x1, y1, x2, y2" in notes_of([10, 20, 70, 110], [30, 30, 110, 110])[0]
+    assert notes_of([10, 20, 70, 110], [30, 30, 110, 110], format="parquet") == []
+    assert notes_of([10, 20, 70, 110], [30, 30, 40, 40]) == []
+    assert notes_of([0, 0, 100, 100], [0, 0, 101, 101]) == []
+
+
+def test_the_classes_of_a_file_are_known_by_one_rule(truth: Truth) -> None:
+    """Digits: published ids count from 1, names from 0."""
+    digits = tuple(Class(name=str(n), source_id=str(n + 1)) for n in range(10))
+    numbers = replace(truth, space=LabelSpace(name="digits", classes=digits))
+    by_name, notes = align(file_of([("000007", str(n), BOX) for n in range(10)]), numbers)
+    assert (by_name.label.tolist(), notes) == (list(range(10)), [])  # 0 is no id
+    by_id, notes = align(file_of([("000007", str(n), BOX) for n in range(1, 11)]), numbers)
+    assert (by_id.label.tolist(), notes) == (list(range(10)), [])  # 10 is no name
+    both, notes = align(file_of([("000007", str(n), BOX) for n in range(1, 10)]), numbers)
+    assert both.label.tolist() == list(range(9))
+    assert notes == ["its classes are known by id and, as others, by name: id is used"]
+    with pytest.raises(InputError, match=r"of its 2 classes 1 are known by id alone, and 1 by name alone \('dog'\)"):
+        align(file_of([("000007", "1", BOX), ("000007", "dog", BOX)]), truth)
+
+
+def test_a_truth_of_another_unit_or_form_is_noted_too(truth: Truth) -> None:
+    fractions = replace(truth, boxes=truth.boxes / 100, sizes=truth.sizes / 100)
+    _, notes = align(file_of([("000007", "1", BOX)]), fractions)
+    assert [note[:41] for note in notes] == ["all boxes of the truth lie in 0 to 1: are"]
+    corners = np.array([[10.0, 20, 70, 110], [30, 30, 110, 110]])
+    _, notes = align(
+        file_of([("000007", "1", BOX)]), replace(truth, boxes=corners, sizes=corners[:, 2:] - corners[:, :2])
+    )
+    assert [note[:46] for note in notes] == ["boxes of the truth reach outside their images "]

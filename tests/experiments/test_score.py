@@ -132,6 +132,9 @@ def test_what_lvis_cannot_score_is_named(tmp_path: Path, shared_data: Path, fede
     folder = shared_data / "metric_refs/coco_val2014_100"
     files = ("--truth", folder / "gts.json", "--detections", folder / "dets.json")
     assert re.search("classes have no frequency", refusal(tmp_path, "lvis", *files))
+    folder = shared_data / "field_cases/lvis_custom_no_lists"
+    files = ("--truth", folder / "gt.json", "--detections", folder / "dt.json")
+    assert re.search("no image has neg_category_ids", refusal(tmp_path, "lvis", *files))
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +247,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path, shared_data: Path, detection
     (tmp_path / "dets.json").write_text(json.dumps(detections))
     truth = shared_data / "metric_refs/coco_val2014_100/gts.json"
     assert re.search(message, refusal(tmp_path, "coco", "--truth", truth, "--detections", tmp_path / "dets.json"))
+
+
+def test_numbers_that_are_ids_of_some_images_and_names_of_others(tmp_path: Path, shared_data: Path) -> None:
+    folder = shared_data / "field_cases/score_ids_and_stems_mixed"
+    for found in ("dt.json", "dt_by_id.json"):
+        scores = scored(tmp_path, "coco", "--truth", folder / "gt.json", "--detections", folder / found)
+        assert scores["AP"] == pytest.approx(1)
 
 
 def test_a_refusal_is_one_message(tmp_path: Path, voc: Path) -> None:

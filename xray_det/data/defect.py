@@ -9,15 +9,19 @@ class Defect(StrEnum):
     # a box: flagged, never altered
     NO_AREA = "no_area"  # nothing of it lies inside the image: not trained on
     NOT_FINITE = "not_finite"  # a coordinate is NaN or infinite: not trained on
+    FRACTIONS = "fractions"  # every box of its file lies in 0 to 1, where pixels are due: not trained on
+    CORNERS = "corners"  # the boxes of its file fit as x1, y1, x2, y2 alone, where x, y, width, height are due: kept
     REPEAT = "repeat"  # an earlier box of the image has the same place, flags and label: not trained on
     OUTSIDE = "outside"  # reaches over the image's edge: clipped when it is loaded
     SEVERAL_LABELS = "several_labels"  # one place under several labels: one box with several labels
+    FROM_SEGMENTATION = "from_segmentation"  # boxes of the image are those around its polygons or masks
     # an image or its annotation file: corrected
     WRONG_SIZE = "wrong_size"  # the published size is not the image's
     WRONG_FILE_NAME = "wrong_file_name"  # the annotation names another file; found by the annotation's own name
     EXIF_ROTATED = "exif_rotated"  # the image is stored turned or mirrored; read upright
     BAD_EXIF = "bad_exif"  # an orientation that does not exist; read as none
     GREYSCALE = "greyscale"  # read as RGB
+    DEEP_IMAGE = "deep_image"  # more than 8 bits a channel: the upper 8 of those in use are read
     ZERO_BASED = "zero_based"  # a VOC file (counted from 1) holds a coordinate 0: kept
     CONTRADICTORY_LABEL = "contradictory_label"  # a class verified both present and absent: neither is kept
     # an image: quarantined

@@ -21,7 +21,7 @@ from xray_det.data.boxes import BoxFindings, examine_boxes, select_boxes
 from xray_det.data.defect import QUARANTINED, Defect, parse_note
 from xray_det.data.formats.rows import ragged as to_lists
 from xray_det.data.images import BadImage, ImageFacts, boxes_upright, decode, verify
-from xray_det.data.schema import SHARD
+from xray_det.data.schema import SHARD, BoxFlag
 
 __all__ = ["FINDINGS", "QUARANTINE", "Defect", "Examined", "examine"]
 
@@ -84,6 +84,8 @@ def examine(
 
     boxes, offsets, area, visible = _frame(batch, looked, sizes, normalized)
     flags = batch.column("flags").flatten().to_numpy()
+    unit_unknown = np.array([any(kind is Defect.FRACTIONS for kind, _ in look.notes) for look in looked], bool)
+    flags = flags | np.where(np.repeat(unit_unknown, np.diff(offsets)), np.uint16(BoxFlag.NO_AREA), np.uint16(0))
     labels = batch.column("labels").flatten().to_numpy()
     found = examine_boxes(boxes, offsets, sizes, flags, labels, tolerance=1e-3)
     batch = _without_contradictions(batch, looked)
@@ -141,6 +143,8 @@ def _look(image_root: Path, path: str | None, notes: list[str], phash: bool) -> 
     look.sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
     if facts.grey:
         look.notes.append((Defect.GREYSCALE, "one channel"))
+    if facts.deep:
+        look.notes.append((Defect.DEEP_IMAGE, "more than 8 bits a channel"))
     if facts.orientation != 1:
         look.notes.append((Defect.EXIF_ROTATED, f"orientation {facts.orientation}"))
     elif facts.published_orientation not in (None, 1):

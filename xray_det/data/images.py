@@ -4,6 +4,7 @@ Shapes: H, W of the upright image. Free of torch, whose import costs a worker pr
 """
 
 import io
+import re
 import struct
 import warnings
 from contextlib import suppress
@@ -18,8 +19,14 @@ from xray_det.data.defect import Defect
 
 #: More than this is taken for a decompression bomb (PIL's own limit; 536 MB as RGB).
 MAX_PIXELS: Final = 178_956_970
-_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+#: How many bits the sensors and writers of deep images use; the values of an image tell how many it does.
+_DEPTHS: Final = (8, 10, 12, 14, 16, 24, 32)
+#: ISO base media brands of HEIC and HEIF, which neither PIL nor OpenCV reads.
+_HEIF: Final = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _ORIENTATION: Final = 0x0112
+#: PIL and OpenCV turn these upright themselves, and PIL gives the upright size.
+_TURNED: Final = ("TIFF",)
 #: libjpeg warns of these in files that show nothing of it; PIL reads them.
 _HARMLESS: Final = "extraneous bytes"
 
@@ -50,6 +57,7 @@ class ImageFacts:
         orientation: how to turn the stored image upright, EXIF's 1 to 8; 1 where the tag is missing or invalid.
         published_orientation: the tag as it stands in the file; None: missing.
         grey: it has one channel.
+        deep: it stores more than 8 bits a channel.
         format: PIL's name, e.g. ``JPEG``.
     """
 
@@ -58,6 +66,7 @@ class ImageFacts:
     orientation: int
     published_orientation: int | None
     grey: bool
+    deep: bool
     format: str
 
     @property
@@ -73,17 +82,17 @@ def inspect(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
         BadImage: empty, not an image, or with more than ``max_pixels``.
     """
     with _open(data, max_pixels) as image:
-        return _facts(image)
+        return _facts(image, data)
 
 
 def verify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     """As ``inspect``, and decode all of the file, at an eighth of its size where the format allows.
 
     Raises:
-        BadImage: also where the file ends too early or is damaged.
+        BadImage: also where the file ends too early or is damaged, or its values have no range: negative or not finite.
     """
     with _open(data, max_pixels) as image:
-        facts = _facts(image)
+        facts = _facts(image, data)
         if facts.format == "JPEG":
             try:
                 simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, **_reduced(image.size, 8))
@@ -91,6 +100,8 @@ def verify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
             except ValueError as error:
                 _refuse_damage(error)  # else a kind of JPEG that PIL knows
         _load(image)
+        if facts.deep:
+            _rgb(image, data, facts.deep)  # its values may have no range to be scaled by
         return facts
 
 
@@ -103,7 +114,8 @@ def decode(data: bytes, *, min_short_side: int | None = None, max_pixels: int = 
             rounded up) where its shorter side stays at least as long; None: at full size.
 
     Returns:
-        uint8 [H, W, 3] RGB, contiguous.
+        uint8 [H, W, 3] RGB, contiguous. Of more than 8 bits a channel the upper 8 of those that the image uses are
+        kept: 12 bits in 16 are 12 bits. Floating point numbers are taken for 0 to 1, for 0 to 255 or for such bits.
 
     Raises:
         BadImage: as ``verify``.
@@ -113,7 +125,7 @@ def decode(data: bytes, *, min_short_side: int | None = None, max_pixels: int = 
         with suppress(ValueError):  # what is wrong with it is found out below
             return _jpeg(data, size, min_short_side)
     with _open(data, max_pixels) as image:
-        facts = _facts(image)
+        facts = _facts(image, data)
         pixels: np.ndarray | None = None
         if facts.format == "JPEG" and image.mode in ("L", "RGB"):
             try:
@@ -121,8 +133,8 @@ def decode(data: bytes, *, min_short_side: int | None = None, max_pixels: int = 
             except ValueError as error:
                 _refuse_damage(error)
         if pixels is None:
-            pixels = _rgb(_load(image))
-    return upright(pixels, facts.orientation)
+            pixels = _rgb(_load(image), data, facts.deep)
+    return upright(pixels, 1 if facts.format in _TURNED else facts.orientation)
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -205,13 +217,16 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImage(Defect.IMAGE_BOMB, str(error)) from error
     except Exception as error:  # PIL's readers raise what they please on bytes that are no image
         detail = "the file is empty" if not data else str(error) or type(error).__name__
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+            detail = "HEIC: no library here reads it; convert it to JPEG or PNG"
         raise BadImage(_reason(error), detail.split(" <_io")[0]) from error
     if image.width * image.height > max_pixels:
         raise BadImage(Defect.IMAGE_BOMB, f"{image.width} x {image.height} pixels, the limit is {max_pixels}")
     return image
 
 
-def _facts(image: Image.Image) -> ImageFacts:
+def _facts(image: Image.Image, data: bytes) -> ImageFacts:
+    deep = _deep(image, data)  # before getexif, which loads a PNG and with it forgets how it was stored
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -221,7 +236,7 @@ def _facts(image: Image.Image) -> ImageFacts:
     published = tag if isinstance(tag, int) else None
     orientation = published if published is not None and 1 <= published <= 8 else 1
     width, height = image.size
-    if orientation >= 5:
+    if orientation >= 5 and image.format not in _TURNED:
         width, height = height, width
     kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with more pictures after it
     grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
@@ -231,6 +246,7 @@ def _facts(image: Image.Image) -> ImageFacts:
         orientation=orientation,
         published_orientation=published,
         grey=grey,
+        deep=deep,
         format=kind,
     )
 
@@ -260,10 +276,53 @@ def _reason(error: Exception) -> Defect:
     return Defect.TRUNCATED_IMAGE if truncated else Defect.UNREADABLE_IMAGE
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3] of a loaded image of any mode; 16 bits a channel keep the upper 8."""
-    if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
-        narrow = (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(narrow[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+#: The start of a codestream, its sizes, the number of components, and the bits less one of the first component.
+_JPEG2000_DEPTH: Final = re.compile(rb"\xff\x4f\xff\x51.{38}(.)", re.DOTALL)
+
+
+def _deep(image: Image.Image, data: bytes) -> bool:
+    """Whether the file stores more than 8 bits a channel and PIL keeps or drops them, by the header."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if image.format == "TIFF":
+        return any(bits > 8 for bits in getattr(image, "tag_v2", {}).get(258, ()))  # BitsPerSample
+    if image.format == "JPEG2000":
+        depth = _JPEG2000_DEPTH.search(data)
+        return depth is not None and (depth[1][0] & 0x7F) + 1 > 8
+    tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
+    return any(isinstance(tile.args, str) and ";16" in tile.args for tile in tiles)  # PIL's name of the stored mode
+
+
+def _rgb(image: Image.Image, data: bytes, deep: bool) -> np.ndarray:
+    """uint8 [H, W, 3] of a loaded image of any mode; ``data``: of which; ``deep``: of its facts.
+
+    Raises:
+        BadImage: values without a range that could be scaled.
+    """
+    if image.mode.startswith(("I", "F")):
+        return np.repeat(_eight_bits(np.asarray(image))[:, :, None], 3, axis=2)
+    if deep:  # PIL has kept the upper 8 of 16 bits, whether the image uses them or not
+        import cv2
+
+        wide = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if wide is not None and wide.dtype == np.uint16 and wide.ndim == 3:
+            return np.asarray(_eight_bits(wide[:, :, 2::-1]))
+    with warnings.catch_warnings():  # PIL warns of a palette with transparency
+        warnings.simplefilter("ignore")
+        return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """The upper 8 bits of those that an image's values use (_DEPTHS), as uint8 of the same shape.
+
+    No header says how many of 16 bits a sensor filled, so the largest value does: a dark image of many bits may pass
+    for one of fewer, and becomes brighter, where taking the upper 8 of 16 would make most such images black.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (0 <= low <= high < 2**32):  # NaN is not either
+        raise BadImage(Defect.UNREADABLE_IMAGE, f"values from {low:g} to {high:g} have no range to be scaled by")
+    if values.dtype.kind == "f" and high <= 1:
+        eight: np.ndarray = np.rint(values * 255)
+    else:
+        eight = values.astype(np.int64) >> (next(bits for bits in _DEPTHS if high < 2**bits) - 8)
+    return eight.astype(np.uint8)

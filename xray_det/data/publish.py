@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from xray_det.data import shards
 from xray_det.data.counting import Statistics, count_splits, counted
 from xray_det.data.defect import Defect
 from xray_det.data.duplicates import ALIKE_DISTANCE, Twins, across_splits, same_bytes
+from xray_det.data.formats.layout import refuse_packed
 from xray_det.data.manifest import Manifest, Shard
 from xray_det.data.parts import DIGESTS, FINDINGS, Workshop, digests_of, repaired_counts, shard_name
 from xray_det.data.schema import SCHEMA_VERSION
@@ -92,13 +94,16 @@ def refuse_too_many(shop: Workshop, gathered: Gathered, limit: float | None) -> 
             whichever is more.
 
     Raises:
-        InputError: more than that is quarantined, or no image is left.
+        InputError: more than that is quarantined, or no image is left. Where not one is there and archives are, they
+            are named.
     """
     lost = gathered.quarantined.total() - gathered.quarantined[Defect.NO_ANNOTATION]
     annotated = gathered.images + lost
     allowed = max(TOLERATED_IMAGES, TOLERATED_SHARE * annotated) if limit is None else limit * annotated
     if gathered.images and lost <= allowed:
         return
+    if not gathered.images and set(gathered.quarantined) == {Defect.MISSING_IMAGE}:
+        refuse_packed([Path(shop.root)], depth=1)
     kinds = ", ".join(f"{kind} {n}" for kind, n in gathered.quarantined.most_common())
     example = next((file for part in range(len(gathered.starts) - 1) for file in _first(shop, part)), "")
     raise InputError(

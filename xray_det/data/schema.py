@@ -33,7 +33,7 @@ class BoxFlag(IntFlag):
     INSIDE = 64  # Open Images: the object seen from inside
     IGNORE = 128  # an annotated region to be ignored
     REPEAT = 256  # the doctor: an earlier box of the image has the same place, flags and label
-    NO_AREA = 512  # the doctor: no area inside the image, or a coordinate is not finite
+    NO_AREA = 512  # the doctor: no area inside the image, a coordinate that is not finite, or of unknown unit
 
 
 #: Regions: they match nothing, and what lies on them teaches nothing for their classes (methods.md 0).

@@ -194,6 +194,76 @@ def test_parquet_and_what_is_written_from_it_hold_the_same(tmp_path: Path) -> No
     assert not list(tmp_path.glob("more.csv*"))
 
 
+ROW = {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([ROW]),
+        "\ufeff" + json.dumps([ROW]),
+        json.dumps([ROW | {"image_id": "7", "category_id": "3"}]),
+        json.dumps([ROW | {"id": 1, "area": 12, "iscrowd": 0, "segmentation": {"size": [9, 9], "counts": "PPYo0"}}]),
+        json.dumps([ROW | {"bbox": [1.0, 2e0, 3, 4.0], "score": 1.0, "file_name": "a.jpg", "category_name": "cup"}]),
+        json.dumps({"info": {}, "annotations": [ROW], "images": [], "categories": []}),
+        json.dumps({"annotations": [ROW]}, indent=4),
+    ],
+)
+def test_results_as_tools_write_them(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dets.json").write_text(text, encoding="utf-8")
+    assert rows_of(read_detections(tmp_path / "dets.json")) == [("7", "3", 1, 2, 4, 6, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps([ROW | {"bbox": None}]), r"detections\[0\]\.bbox"),
+        (json.dumps([ROW, ROW | {"bbox": []}]), r"detections\[1\]\.bbox"),
+        (json.dumps([ROW | {"bbox": {"x": 1, "y": 2, "w": 3, "h": 4}}]), r"detections\[0\]\.bbox"),
+        (json.dumps([ROW | {"score": "0.9"}]), r"detections\[0\]\.score"),
+        (json.dumps([ROW | {"image_id": 7.5}]), r"detections\[0\]\.image_id"),
+        (json.dumps([ROW | {"image_id": None}]), r"detections\[0\]\.image_id"),
+        (json.dumps([ROW | {"score": float("nan")}]), "detection 0.*not finite"),
+        (json.dumps([ROW | {"bbox": [1, 2, float("inf"), 4]}]), "detection 0.*not finite"),
+        (json.dumps({"predictions": [ROW]}), "has no 'annotations'"),
+        (json.dumps({"annotations": [{k: v for k, v in ROW.items() if k != "score"}]}), "score"),
+        (json.dumps(ROW) + "\n" + json.dumps(ROW), "more follows"),
+        ("", "no JSON list"),
+        ("image_id,score\n", "no JSON list"),
+    ],
+)
+def test_results_that_are_none_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "dets.json").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_detections(tmp_path / "dets.json")
+    assert "dets.json" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ImageID,LabelName,Score,XMin,XMax,YMin,YMax\n007,/m/a,.5,.1,.3,.2,.4\n",
+        "\ufeffImageID,LabelName,Score,XMin,XMax,YMin,YMax\r\n007,/m/a,.5,.1,.3,.2,.4\r\n\r\n",
+        '"ImageID","LabelName","Score","XMin","XMax","YMin","YMax"\n"007","/m/a","0.5","0.1","0.3","0.2","0.4"\n',
+        "image_id,class,confidence,xmin,ymin,xmax,ymax\n007,/m/a,.5,.1,.2,.3,.4\n",
+        "IMAGEID,LABELNAME,CONF,XMIN,XMAX,YMIN,YMAX,EXTRA\n\n007,/m/a,.5,.1,.3,.2,.4,x\n",
+    ],
+)
+def test_csv_as_tools_write_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dets.csv").write_text(text, encoding="utf-8", newline="")
+    assert rows_of(read_detections(tmp_path / "dets.csv")) == [("007", "/m/a", 0.1, 0.2, 0.3, 0.4, 0.5)]
+
+
+def test_packed_and_utf_16_files_are_named(tmp_path: Path) -> None:
+    for name in ("dets.json.gz", "dets.zip"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(InputError, match="it is packed"):
+            read_detections(tmp_path / name)
+    (tmp_path / "dets.json").write_text("[]", encoding="utf-16")
+    with pytest.raises(InputError, match=r"dets\.json: is UTF-16"):
+        read_detections(tmp_path / "dets.json")
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_detections(tmp_path / "none.json")

@@ -165,7 +165,7 @@ def test_the_format_that_is_named_must_be_the_files_own(tmp_path: Path) -> None:
     assert open_source(file, "lvis").format == "lvis"
     with pytest.raises(InputError, match="its format is lvis, not coco"):
         open_source(file, "coco")
-    write(file, images=[{"id": 1, "file_name": "a.jpg"}])
+    write(file, images=[{"id": 1, "file_name": "a.jpg"}], categories=[{"id": 3, "name": "cup"}])
     with pytest.raises(InputError, match="its format is coco, not lvis"):
         open_source(file, "lvis")
 
@@ -183,3 +183,62 @@ def test_underscores_in_names_are_blanks_where_classes_meet(release: Path, share
     met = {name: row_of.get(row) for name, row in zip(small.names, unified.maps["coco"].tolist(), strict=True)}
     assert [name for name, other in met.items() if other is None] == ["hot dog", "potted plant"]
     assert all(name_of_synset[of_coco[name]["synset"]] == other for name, other in met.items() if other)
+
+
+@pytest.mark.parametrize("format", ["auto", "coco", "lvis"])
+def test_lviss_classes_over_images_without_lists_are_refused(tmp_path: Path, format: str) -> None:
+    """Read as COCO, every class would count as absent wherever it has no box."""
+    file = write(tmp_path / "x.json", images=[{"id": 1, "file_name": "a.jpg"}])
+    with pytest.raises(InputError, match=r"x\.json: images: .* no image has neg_category_ids"):
+        open_source(file, format)
+    # a frequency that is no group of LVIS's says nothing
+    write(file, images=[{"id": 1, "file_name": "a.jpg"}], categories=[RARE | {"frequency": 12}])
+    assert open_source(file, "coco").format == "coco"
+
+
+def test_one_image_without_lists_among_others_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "x.json", images=[IMAGE, {"id": 2, "file_name": "b.jpg"}])
+    with pytest.raises(InputError, match="image 2: it has no neg_category_ids"):
+        rows_of(open_source(file, images=False))
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "json_name", "fields"),
+    [
+        # half of LVIS's validation images lie among COCO's training images
+        ("train2017/000000000009.jpg", "lvis_v1_val.json", {"coco_url": f"{ADDRESS}/train2017/000000000009.jpg"}),
+        ("images/train2017/9.jpg", "lvis_v1_val.json", {"coco_url": f"{ADDRESS}/train2017/9.jpg"}),
+        ("coco/train2017/9.jpg", "coco/lvis_v1_val.json", {"coco_url": f"{ADDRESS}/train2017/9.jpg"}),
+        ("val2017/9.jpg", "annotations/lvis_v1_val.json", {"coco_url": "https://mirror.example/coco/val2017/9.jpg"}),
+        ("val2017/9.jpg", "lvis_v0.5_val.json", {"file_name": "9.jpg", "coco_url": f"{ADDRESS}/val2017/other.jpg"}),
+        ("images/9.jpg", "minival.json", {"file_name": "images/9.jpg", "coco_url": None}),
+    ],
+)
+def test_lviss_images_where_people_have_them(
+    tmp_path: Path, on_disk: str, json_name: str, fields: dict[str, Any]
+) -> None:
+    for name in (on_disk, json_name):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / on_disk).touch()
+    image = {name: value for name, value in IMAGE.items() if name != "coco_url"} | fields
+    source = open_source(write(tmp_path / json_name, images=[image]).parent)
+    (row,) = rows_of(source).values()
+    assert (source.root / row["path"], row["split"]) == (tmp_path / on_disk, "val")
+
+
+@pytest.mark.parametrize(
+    ("lists", "negative", "open_"),
+    [
+        (([], []), [], []),
+        ((["7"], ["3"]), [1], [0]),
+        (([7, 7], [3, 3]), [1, 1], [0, 0]),
+        (([], [7]), [], [1]),  # of a class without a box here: more of them than are drawn
+    ],
+)
+def test_lists_as_people_write_them(
+    tmp_path: Path, lists: tuple[list[Any], list[Any]], negative: list[int], open_: list[int]
+) -> None:
+    image = IMAGE | dict(zip(("neg_category_ids", "not_exhaustive_category_ids"), lists, strict=True))
+    source = open_source(write(tmp_path / "x.json", images=[image]), images=False)
+    (row,) = rows_of(source).values()
+    assert (source.format, row["verified_negative"], row["not_exhaustive"]) == ("lvis", negative, open_)

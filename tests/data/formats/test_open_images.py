@@ -11,6 +11,7 @@ from rows_of import box_rows, rows_of
 from xray_det.data.formats import open_images
 from xray_det.data.formats.open_images import OpenImagesSource
 from xray_det.data.formats.open_images_csv import read_classes
+from xray_det.data.formats.source import open_source
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 
@@ -219,3 +220,110 @@ def test_infinite_fractions_are_kept_for_the_doctor(tmp_path: Path) -> None:
     write(tmp_path, train_annotations_bbox=f"{CHALLENGE}\ni,/m/a,0,inf,nan,1,0\ni,/m/a,0,,0,1,0\n")
     (row,) = rows_of(OpenImagesSource(tmp_path, images=False)).values()
     np.testing.assert_array_equal(row["boxes"], [[0, np.nan, np.inf, 1], [0, 0, np.nan, 1]])
+
+
+def bytes_of(root: Path, name: str, data: bytes) -> Path:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(data)
+    return root
+
+
+DESCRIBED = "/m/a,Montgolfi\u00e8re\n/m/b,\u0152uvre\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("header", ["", "LabelName,DisplayName\n", "labelname,displayname\n\n"])
+def test_class_descriptions_in_the_encodings_of_windows(tmp_path: Path, encoding: str, header: str) -> None:
+    write(tmp_path / "train/labels", detections=f"{CHALLENGE}\ni,/m/b,0,1,0,1,0\n")
+    bytes_of(tmp_path, "train/metadata/classes.csv", (header + DESCRIBED).replace("\n", "\r\n").encode(encoding))
+    assert OpenImagesSource(tmp_path, images=False).space.names == ("Montgolfi\u00e8re", "\u0152uvre")
+
+
+def test_class_descriptions_that_are_no_text_are_named(tmp_path: Path) -> None:
+    write(tmp_path, train_annotations_bbox=f"{CHALLENGE}\ni,/m/a,0,1,0,1,0\n")
+    bytes_of(tmp_path, "class-descriptions.csv", b"/m/a,\x81\x8d\n")
+    with pytest.raises(InputError, match=r"class-descriptions\.csv: is no text in utf-8-sig or cp1252"):
+        OpenImagesSource(tmp_path, images=False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+def test_every_csv_may_be_utf_16_with_its_mark(tmp_path: Path, encoding: str) -> None:
+    for name, text in {
+        "train/labels/detections.csv": f"{CHALLENGE}\ni,/m/a,.1,.3,.2,.4,1\n",
+        "train/labels/classifications.csv": "ImageID,Source,LabelName,Confidence\ni,verification,/m/b,0\n",
+        "train/metadata/image_ids.csv": "ImageID,Subset,Author\nj,validation,Zo\u00eb\n",
+        "train/metadata/classes.csv": "/m/a,Ant\n/m/b,Bee\n",
+    }.items():
+        bytes_of(tmp_path, name, ("\ufeff" + text).encode(encoding))
+    bytes_of(tmp_path, "validation/data/j.jpg", b"")
+    found = rows_of(OpenImagesSource(tmp_path))
+    assert (found["i"]["boxes"], found["i"]["verified_negative"]) == ([[0.1, 0.2, 0.3, 0.4]], [1])
+    assert found["j"]["split"] == "val"
+
+
+@pytest.mark.parametrize(
+    "header", [CHALLENGE.lower(), CHALLENGE.upper(), CHALLENGE.replace(",", ", "), f'"{CHALLENGE}"'.replace(",", '","')]
+)
+def test_headers_in_any_letter_case_with_blanks_and_quotes(tmp_path: Path, header: str) -> None:
+    write(tmp_path, train_annotations_bbox=f'{header}\n"i","/m/a",.1,.3,.2,.4,1\n\n')
+    write(tmp_path, train_labels="imageid,SOURCE,labelName,CONFIDENCE\n\ni,verification,/m/a,1\ni,machine,/m/z,0\n")
+    (row,) = rows_of(OpenImagesSource(tmp_path, images=False)).values()
+    assert (row["boxes"], row["flags"], row["verified_positive"]) == ([[0.1, 0.2, 0.3, 0.4]], [BoxFlag.GROUP_OF], [0])
+
+
+@pytest.mark.parametrize(("separator", "said"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+@pytest.mark.parametrize("name", ["labels/detections", "labels/classifications", "metadata/image_ids"])
+def test_another_separator_in_any_file_is_named(tmp_path: Path, separator: str, said: str, name: str) -> None:
+    """The other split is whole: without this it would be all there is, and nothing would be wrong."""
+    texts = {
+        "labels/detections": f"{CHALLENGE}\ni,/m/a,.1,.3,.2,.4,1\n",
+        "labels/classifications": "ImageID,Source,LabelName,Confidence\ni,verification,/m/b,0\n",
+        "metadata/image_ids": "ImageID,Subset\ni,train\n",
+    }
+    for one, text in texts.items():
+        bytes_of(tmp_path, f"validation/{one}.csv", text.replace("i,", "j,").encode())
+        bytes_of(tmp_path, f"train/{one}.csv", (text.replace(",", separator) if one == name else text).encode())
+    with pytest.raises(InputError, match=rf"train/{name}\.csv: row 1: .*: fields separated by {said}"):
+        open_source(tmp_path, images=False)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_in_class_descriptions_is_named(tmp_path: Path, separator: str) -> None:
+    """Else the published ids would pass for names."""
+    bytes_of(tmp_path, "train/labels/detections.csv", f"{CHALLENGE}\ni,/m/a,.1,.3,.2,.4,1\n".encode())
+    bytes_of(tmp_path, "train/metadata/classes.csv", f"/m/a{separator}Ant\n".encode())
+    with pytest.raises(InputError, match=r"classes\.csv: row 1: .* is one field"):
+        OpenImagesSource(tmp_path, images=False)
+
+
+def test_a_table_of_detections_with_other_columns_is_named(tmp_path: Path) -> None:
+    bytes_of(tmp_path, "train/labels/detections.csv", b"filename,class,x1,y1,x2,y2\ni,a,0,0,1,1\n")
+    bytes_of(tmp_path, "validation/labels/detections.csv", f"{CHALLENGE}\ni,/m/a,.1,.3,.2,.4,1\n".encode())
+    with pytest.raises(InputError, match=r"train/labels/detections\.csv: row 1: the header is 'filename,class"):
+        OpenImagesSource(tmp_path, images=False)
+
+
+def test_pixels_where_fractions_are_due_are_named(tmp_path: Path) -> None:
+    write(tmp_path, train_annotations_bbox=f"{CHALLENGE}\ni,/m/a,10,300,20,40,0\nj,/m/a,0,5,0,1,0\n")
+    with pytest.raises(InputError, match=r"train-annotations-bbox\.csv: every box reaches beyond 2: pixels"):
+        OpenImagesSource(tmp_path, images=False)
+    write(tmp_path, train_annotations_bbox=f"{CHALLENGE}\ni,/m/a,10,300,20,40,0\nj,/m/a,-0.1,1.2,0,1,0\n")
+    assert len(rows_of(OpenImagesSource(tmp_path, images=False))) == 2  # one broken box is the doctor's
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
+    write(tmp_path, train_annotations_bbox=f"{CHALLENGE}\ni,/m/a,.1,.3,.2,.4,1\n")
+    bytes_of(tmp_path, "image_ids.csv", "ImageID,Author\ni,Zo\u00eb\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"image_ids\.csv: is not UTF-8"):
+        OpenImagesSource(tmp_path, images=False)
+    bytes_of(tmp_path, "image_ids.csv", "ImageID,LabelName,XMin,XMax,YMin,YMax\n\u00eb,/m/a,0,1,0,1\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"image_ids\.csv: .*UTF8.*Save it as UTF-8"):
+        OpenImagesSource(tmp_path, images=False)
+
+
+def test_field_releases(shared_data: Path) -> None:
+    source = OpenImagesSource(shared_data / "field_cases/oi_classes_latin1/d")
+    assert source.space.names == ("Montgolfi\u00e8re", "Kite")
+    assert len(rows_of(source)) == 8
+    with pytest.raises(InputError, match=r"train/labels/detections\.csv: row 1: .*: fields separated by semicolons"):
+        open_source(shared_data / "field_cases/oi_semicolon/d")

@@ -5,10 +5,13 @@ file; a second one puts the rows of an image together, bucket by bucket. Small d
 published order of their images.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePosixPath
+from typing import Final, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +19,28 @@ import pyarrow.compute as pc
 
 from xray_det.data.defect import Defect, noted
 from xray_det.data.formats import lvis
-from xray_det.data.formats.coco_json import ANNOTATIONS, IMAGES, TYPES, Category, annotation_rows, image_rows
+from xray_det.data.formats.coco_json import (
+    ANNOTATIONS,
+    FROM_SEGMENTATION,
+    IMAGES,
+    TYPES,
+    Category,
+    annotation_rows,
+    image_rows,
+)
 from xray_det.data.formats.image_finder import ImageFinder
-from xray_det.data.formats.json_stream import stream_arrays, top_level_arrays
-from xray_det.data.formats.layout import LEAVES, common_root, given_paths, inside, split_of_path, walk
+from xray_det.data.formats.json_stream import is_utf16, stream_arrays, top_level_arrays
+from xray_det.data.formats.layout import (
+    IMAGE_FOLDERS,
+    LEAVES,
+    common_root,
+    given_paths,
+    is_address,
+    other_names,
+    refuse_packed,
+    split_of_path,
+    walk,
+)
 from xray_det.data.formats.rows import counts_to_offsets, published
 from xray_det.data.formats.scratch import Buckets, scratch_folder
 from xray_det.errors import InputError
@@ -33,9 +54,13 @@ _MOST_BUCKETS = 200  # each keeps two files open
 class CocoSource:
     """A dataset in COCO JSON, one file a split; see ``source.Source``. All files are read once, when it is opened.
 
-    Published ``iscrowd`` is CROWD, ``ignore`` IGNORE, Objects365's ``isfake`` DEPICTION; ``area`` is kept. Image ids
-    are text; where two splits share one, ids begin with the split's name. Where images list absent classes the format
-    is ``lvis`` (lvis.py), and only annotations and these lists tell what an image holds.
+    Published ``iscrowd`` is CROWD, ``ignore`` IGNORE, Objects365's ``isfake`` DEPICTION; ``area`` is kept. Without a
+    ``bbox`` the box of the ``segmentation`` is taken, and noted. Where images list absent classes the format is
+    ``lvis`` (lvis.py), and only annotations and these lists tell what an image holds.
+
+    Image ids are text; where two files share one, ids begin with the split's name, or with that of the folder of images
+    that a file is named after. File names may be addresses (layout.other_names). What the boxes of a file say of it
+    (``Doubts``) is noted in each image that has one.
 
     Args:
         path: the dataset's folder, or its JSON files.
@@ -43,8 +68,9 @@ class CocoSource:
 
     Raises:
         InputError: malformed or cut-off JSON, classes that share a name or differ between files, an annotation of an
-            unknown class or image, an image id that stands for two images, a file name that leaves the folder. LVIS:
-            an image without its lists, an unknown class in one, an annotation of a class that is listed as absent.
+            unknown class or image or without box and segmentation, an image id that stands for two images, a file name
+            that leaves the folder, a packed file beside them. LVIS: an image without its lists, an unknown class in
+            one, an annotation of a class that is listed as absent.
     """
 
     normalized = False
@@ -59,7 +85,11 @@ class CocoSource:
             raise InputError(
                 self.root, "no COCO JSON (an object with images and annotations) below it", "Check the path"
             )
+        if any(path.is_dir() for path in paths):
+            for folder in {file.parent for file in self._files}:
+                refuse_packed([folder], depth=0, beside=".json")
         self._splits = [split_of_path(file, self.root) for file in self._files]
+        self._subsets = [_subset(file, self.root) for file in self._files]
         self._finder = ImageFinder(self.root, [file.parent for file in self._files]) if images else None
         size = sum(file.stat().st_size for file in self._files)
         self._count = min(max(1, size // _BUCKET_BYTES), _MOST_BUCKETS)
@@ -69,12 +99,20 @@ class CocoSource:
         self._annotations = Buckets(folder, "annotations", ANNOTATIONS, self._count)
         # category ids in order of appearance get codes; which class a code is, is known when all files are read
         codes: defaultdict[int | str, int] = defaultdict(count().__next__)
+        self._doubts = [Doubts() for _ in self._files]
+        self._misnamed: dict[str, str] = {}  # where an image was found that is not at its published name -> that name
         tables = [self._read(number, file, codes) for number, file in enumerate(self._files)]
         self._images.close()
         self._annotations.close()
-        self.space = _class_table(self.name, list(zip(self._files, tables, strict=True)), self.format)
+        if self.format == "coco":
+            for file, table in zip(self._files, tables, strict=True):
+                lvis.refuse_without_lists(table, file)
+        boxed = {str(identity) for identity in codes}
+        self.space = _class_table(self.name, list(zip(self._files, tables, strict=True)), self.format, boxed)
         self._row_of_code = self._resolve(codes)
-        self._prefix = len(self._files) > 1 and self._ids_collide()
+        self._prefixes = self._distinct_prefixes() if len(self._files) > 1 and self._ids_collide() else None
+        if any(doubts.corners for doubts in self._doubts):
+            self._try_corners()
 
     def _read(self, number: int, file: Path, codes: "defaultdict[int | str, int]") -> list[Category]:
         """One file to disk; returns its categories."""
@@ -94,7 +132,8 @@ class CocoSource:
                     self.format, self.exhaustive = "lvis", False
                 self._images.add(rows, self._bucket(rows))
             else:
-                rows = annotation_rows(items, number, first, codes)
+                rows = annotation_rows(items, number, first, codes, file)
+                self._doubts[number].see(rows)
                 self._annotations.add(rows, self._bucket(rows))
         for key in ("images", "categories"):
             if key not in seen:
@@ -117,7 +156,7 @@ class CocoSource:
         """Whether an image id stands in two files.
 
         Raises:
-            InputError: in two files of the same split, where a prefix would not help.
+            InputError: and the files have no names to tell them apart by.
         """
         for bucket in range(self._count):
             images = self._images.read(bucket)
@@ -125,7 +164,7 @@ class CocoSource:
             order = np.lexsort([file, key])
             both = (key[order][1:] == key[order][:-1]) & (file[order][1:] != file[order][:-1])
             if both.any():
-                if len(set(self._splits)) < len(self._splits) or None in self._splits:
+                if self._distinct_prefixes() is None:
                     at = int(order[1:][both][0])
                     raise InputError(
                         self.root,
@@ -134,6 +173,32 @@ class CocoSource:
                     )
                 return True
         return False
+
+    def _distinct_prefixes(self) -> list[str | None] | None:
+        """Each file's split, else the folder of its own where its images lie; None where they do not tell all apart."""
+        pairs = list(zip(self._splits, self._subsets, strict=True))
+        for names in ([split or subset for split, subset in pairs], self._subsets):
+            if None not in names and len(set(names)) == len(names):
+                return names
+        return None
+
+    def _try_corners(self) -> None:
+        """Keep the doubt that a file's boxes are corners only where the sizes of its images speak for it."""
+        total, outside, fit = (np.zeros(len(self._files), np.int64) for _ in range(3))
+        for bucket in range(self._count):
+            images, annotations = self._without_repeats(self._images.read(bucket)), self._annotations.read(bucket)
+            sides = np.stack([annotations[side].to_numpy() for side in ("x", "y", "w", "h")], axis=1)
+            size = np.stack([images[side].to_numpy(zero_copy_only=False) for side in ("width", "height")], axis=1)
+            edge = size[self._owners(images, annotations)].astype(np.float64) + 1  # NaN where none is published
+            leaves = (sides[:, :2] + sides[:, 2:] > edge).any(axis=1)
+            fits = (sides[:, 2:] <= edge).all(axis=1)
+            file = annotations["file"].to_numpy()
+            total += np.bincount(file, minlength=len(total))
+            outside += np.bincount(file[leaves], minlength=len(total))
+            fit += np.bincount(file[fits], minlength=len(total))
+        for number, doubts in enumerate(self._doubts):
+            fit_all, many_leave = fit[number] == total[number], outside[number] > CORNERS_SHARE * total[number]
+            doubts.corners = doubts.corners and bool(fit_all and many_leave)
 
     def batches(self, rows: int = 1024) -> Iterator[pa.RecordBatch]:
         """PUBLISHED batches of at most ``rows`` images."""
@@ -152,6 +217,9 @@ class CocoSource:
             boxes[:, 2:] += boxes[:, :2]
         area = annotations["area"].to_numpy()[order]
         flags = annotations["flags"].to_numpy()[order]
+        drawn = np.add.reduceat(np.append(flags & FROM_SEGMENTATION, 0) > 0, offsets[:-1], dtype=np.int64)
+        drawn[np.diff(offsets) == 0] = 0  # reduceat gives the next image's first box
+        flags = flags & ~np.uint16(FROM_SEGMENTATION)
         labels = self._row_of_code[annotations["code"].to_numpy()[order]]
         negative, not_exhaustive = self._lists(images, annotations, owner)
         for start in range(0, images.num_rows, rows):
@@ -159,6 +227,7 @@ class CocoSource:
             stop = start + part.num_rows
             span = slice(offsets[start], offsets[stop])
             ids, splits, paths, defects = self._named(part)
+            self._note_boxes(part, defects, drawn[start:stop], np.diff(offsets[start : stop + 1]))
             yield published(
                 image_id=ids,
                 split=splits,
@@ -248,28 +317,126 @@ class CocoSource:
             )
         return negative, not_exhaustive
 
-    def _named(self, images: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array, list[list[str]] | None]:
-        """Ids, splits, paths and defects of some images."""
+    def _note_boxes(self, images: pa.Table, defects: list[list[str]], drawn: np.ndarray, boxes: np.ndarray) -> None:
+        """Add what is wrong with the boxes of some images; ``drawn`` of ``boxes`` are from a segmentation."""
+        for row in np.flatnonzero(drawn):
+            defects[row].append(noted(Defect.FROM_SEGMENTATION, f"{drawn[row]} of {boxes[row]} boxes"))
+        if not any(doubts.fractions or doubts.corners for doubts in self._doubts):
+            return
+        file = images["file"].to_numpy()
+        for row in np.flatnonzero(boxes):
+            doubts, name = self._doubts[file[row]], self._files[file[row]].name
+            if doubts.fractions:
+                said = (
+                    f"all {doubts.boxes:,} boxes of {name} lie in 0 to 1: multiply them by the image's width and height"
+                )
+                defects[row].append(noted(Defect.FRACTIONS, said))
+            if doubts.corners:
+                said = f"the boxes of {name} fit as x1, y1, x2, y2 and not as x, y, width, height"
+                defects[row].append(noted(Defect.CORNERS, said))
+
+    def _named(self, images: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array, list[list[str]]]:
+        """Ids, splits, paths and defects of some images.
+
+        Raises:
+            InputError: a file name leaves the dataset's folder, or two names are one file.
+        """
         file, ids, names = (images[column].combine_chunks() for column in ("file", "id", "file_name"))
         splits = pa.array(self._splits, pa.string()).take(file)
-        if self._prefix:
-            ids = pc.binary_join_element_wise(splits, ids, "/")
+        if self._prefixes is not None:
+            ids = pc.binary_join_element_wise(pa.array(self._prefixes, pa.string()).take(file), ids, "/")
         for row in pc.indices_nonzero(pc.match_substring_regex(names, LEAVES)).to_pylist():
-            inside(names[row].as_py(), f"{self._files[file[row].as_py()]}: image {ids[row]}")
+            if not is_address(names[row].as_py()):
+                self._refuse_leaving(names[row].as_py(), str(ids[row]), file[row].as_py())
+        defects: list[list[str]] = [[] for _ in range(len(ids))]
         if self._finder is None:
-            return ids, splits, pa.nulls(len(ids), pa.string()), None
+            return ids, splits, pa.nulls(len(ids), pa.string()), defects
         paths: list[str | None] = [None] * len(ids)
-        defects: list[list[str]] = [[] for _ in paths]
-        named = zip(names.to_pylist(), splits.to_pylist(), file.to_pylist(), strict=True)
-        for row, (name, split, number) in enumerate(named):
-            paths[row] = self._finder.find(PurePosixPath(name.replace("\\", "/")), split, self._files[number].parent)
+        for row, (name, number) in enumerate(zip(names.to_pylist(), file.to_pylist(), strict=True)):
+            paths[row] = None if is_address(name) else self._find(PurePosixPath(name.replace("\\", "/")), number)
+            if paths[row] is None and name:
+                paths[row] = self._find_misnamed(name, number)
+                if paths[row] is not None:
+                    defects[row].append(noted(Defect.WRONG_FILE_NAME, f"{name} lies at {paths[row]}"))
             if paths[row] is None:
                 defects[row].append(noted(Defect.MISSING_IMAGE, name or "no file name"))
         return ids, splits, pa.array(paths, pa.string()), defects
 
+    def _refuse_leaving(self, name: str, identity: str, number: int) -> NoReturn:
+        """Refuse a file name that is absolute or leaves the folder, and name the file of the folder it may mean."""
+        parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..") and "\0" not in part]
+        ends = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
+        near = next((path for end in ends if (path := self._find(end, number))), None) if self._finder else None
+        raise InputError(
+            f"{self._files[number]}: image {identity}",
+            f"the file name {name!r} leaves the dataset's folder",
+            f"Write {near!r} if that is the image" if near else "Make it relative to the image folder",
+        )
 
-def _class_table(name: str, tables: Sequence[tuple[Path, list[Category]]], format: str) -> LabelSpace:
+    def _find(self, name: PurePosixPath, number: int) -> str | None:
+        """Where an image of a file lies: below the file's own folder of images, if it has one, before all others."""
+        assert self._finder is not None
+        subset, split, beside = self._subsets[number], self._splits[number], self._files[number].parent
+        own = self._finder.find(PurePosixPath(subset, name), split, beside) if subset else None
+        return own or self._finder.find(name, split, beside)
+
+    def _find_misnamed(self, name: str, number: int) -> str | None:
+        """Where the image lies that a labelling tool calls so (layout.other_names).
+
+        Raises:
+            InputError: another name has led there before.
+        """
+        path = next((path for other in other_names(name) if (path := self._find(other, number))), None)
+        if path is not None and self._misnamed.setdefault(path, name) != name:
+            raise InputError(
+                f"{self._files[number]}: images",
+                f"neither {self._misnamed[path]!r} nor {name!r} is there, and both may mean {path}",
+                "Write where each image lies, relative to the dataset's folder",
+            )
+        return path
+
+
+#: Boxes are suspected to be corners where more than this share reaches outside as x, y, width, height.
+CORNERS_SHARE: Final = 0.1
+
+
+@dataclass(kw_only=True)
+class Doubts:
+    """What all boxes of a file so far have in common that no file of x, y, width, height in pixels should have.
+
+    Attributes:
+        boxes: how many there were.
+        fractions: all lie in 0 to 1, but for rounding, and they are not all empty.
+        corners: the third number is above the first, and the fourth above the second.
+    """
+
+    boxes: int = 0
+    fractions: bool = False
+    corners: bool = False
+
+    def see(self, rows: pa.RecordBatch) -> None:
+        """Judge further rows of ANNOTATIONS."""
+        first, self.boxes = not self.boxes, self.boxes + rows.num_rows
+        if not (first or self.fractions or self.corners):
+            return
+        x, y, w, h = (rows.column(side).to_numpy() for side in ("x", "y", "w", "h"))
+        small = all(bool((np.abs(side - 0.5) <= 0.501).all()) for side in (x, y, w, h)) and bool((w > 0).any())
+        self.fractions = small and (first or self.fractions)
+        self.corners = not small and bool((w > x).all() and (h > y).all()) and (first or self.corners)
+
+
+def _subset(file: Path, root: Path) -> str | None:
+    """The folder of images that a file of annotations is named after: CVAT's ``instances_Site_A.json`` -> Site_A."""
+    name = file.stem.removeprefix("instances_")
+    folders = [root / folder / name for folder in ("", *IMAGE_FOLDERS)]
+    return name if name and any(folder.is_dir() and folder != file.parent for folder in folders) else None
+
+
+def _class_table(name: str, tables: Sequence[tuple[Path, list[Category]]], format: str, boxed: Set[str]) -> LabelSpace:
     """The classes of all files, in the first one's order; blanks around a name are dropped.
+
+    Roboflow puts a root over the classes, without a box and at times with the name of one of them: it is told apart
+    by its published id. ``boxed`` are the published ids that have one.
 
     Raises:
         InputError: two categories share a name or an id, within a file or between two; an unknown frequency.
@@ -279,7 +446,7 @@ def _class_table(name: str, tables: Sequence[tuple[Path, list[Category]]], forma
     for file, categories in tables:
         own = tuple(
             Class(
-                name=c.name.strip(),
+                name=f"{c.name.strip()} (id {c.id})" if _is_root(c, categories, boxed) else c.name.strip(),
                 source_id=str(c.id),
                 super_category=(c.supercategory or "").strip() or None,
                 frequency=lvis.frequency(c, file) if format == "lvis" else None,
@@ -299,6 +466,14 @@ def _class_table(name: str, tables: Sequence[tuple[Path, list[Category]]], forma
                 "Use the same classes in every file",
             )
     return LabelSpace(name=name, classes=tuple(classes.values()))
+
+
+def _is_root(category: Category, categories: Sequence[Category], boxed: Set[str]) -> bool:
+    """Whether a category without a box is what another of the same name is published under."""
+    return str(category.id) not in boxed and any(
+        other is not category and other.name.strip() == category.name.strip() == (other.supercategory or "").strip()
+        for other in categories
+    )
 
 
 def coco_files(paths: Sequence[Path]) -> list[Path]:
@@ -328,5 +503,8 @@ def coco_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_coco(file: Path) -> bool:
-    """Whether the first arrays of a JSON file are COCO's; annotations may fill all of what is looked at."""
-    return any(key in ("images", "annotations") for key in top_level_arrays(file))
+    """Whether the first arrays of a JSON file are COCO's; annotations may fill all of what is looked at.
+
+    UTF-16, of which this cannot be told, counts: reading says what is wrong.
+    """
+    return is_utf16(file) or any(key in ("images", "annotations") for key in top_level_arrays(file))

@@ -4,12 +4,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
+from xray_det.data.formats.segmentation import segmentation_box
 from xray_det.data.schema import BoxFlag
 
 Number = int | float | None
@@ -43,14 +45,18 @@ class Image(msgspec.Struct, gc=False):
 class Annotation(msgspec.Struct, gc=False):
     image_id: int | str
     category_id: int | str
-    bbox: tuple[float, float, float, float]  # x, y, width, height
+    bbox: tuple[float, float, float, float] | None = None  # x, y, width, height
     area: float | None = None
     iscrowd: Switch = 0
     ignore: Switch = 0
     isfake: Switch = 0  # Objects365: a drawing or a toy of the object
+    segmentation: msgspec.Raw = msgspec.Raw()  # decoded where there is no bbox
 
 
 TYPES: Final[dict[str, Any]] = {"images": list[Image], "annotations": list[Annotation], "categories": list[Category]}
+
+#: In ``flags`` of ANNOTATIONS, beside BoxFlag's bits: the box was taken from the segmentation.
+FROM_SEGMENTATION: Final = 1 << 15
 
 #: ``key`` is a number for an image id; ``file`` and ``position`` say where a row was published.
 IMAGES: Final = pa.schema(
@@ -115,11 +121,22 @@ def image_rows(images: Sequence[Image], file: int, first: int, codes: "defaultdi
 
 
 def annotation_rows(
-    annotations: Sequence[Annotation], file: int, first: int, codes: "defaultdict[int | str, int]"
+    annotations: Sequence[Annotation], file: int, first: int, codes: "defaultdict[int | str, int]", path: Path
 ) -> pa.RecordBatch:
-    """Rows of ANNOTATIONS likewise."""
+    """Rows of ANNOTATIONS likewise; an annotation without a box has that of its segmentation.
+
+    Raises:
+        InputError: it has neither; ``path`` is named.
+    """
     n = len(annotations)
-    sides = np.fromiter(chain.from_iterable([a.bbox for a in annotations]), np.float64, 4 * n).reshape(n, 4)
+    flags = _flags(annotations)
+    boxes: Sequence[tuple[float, float, float, float] | None] = [a.bbox for a in annotations]
+    try:
+        sides = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * n).reshape(n, 4)  # type: ignore[arg-type]
+    except TypeError:  # None among them
+        boxed = [a.bbox or segmentation_box(a.segmentation, path, first + k) for k, a in enumerate(annotations)]
+        sides = np.array(boxed, np.float64)
+        flags[[a.bbox is None for a in annotations]] |= np.uint16(FROM_SEGMENTATION)
     area = np.array([a.area for a in annotations], np.float64)  # None becomes NaN
     return pa.RecordBatch.from_arrays(
         [
@@ -127,7 +144,7 @@ def annotation_rows(
             *_place(n, file, first),
             *[pa.array(np.ascontiguousarray(side)) for side in sides.T],
             pa.array(area),
-            pa.array(_flags(annotations)),
+            pa.array(flags),
             pa.array(np.fromiter([codes[a.category_id] for a in annotations], np.int32, n)),
         ],
         schema=ANNOTATIONS,

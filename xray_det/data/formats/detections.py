@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from xray_det.data.formats.detections_json import JsonColumns, read_json
+from xray_det.data.formats.layout import refuse_packed
 from xray_det.data.schema import DETECTIONS
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
@@ -84,6 +85,7 @@ def read_detections(path: str | Path) -> DetectionFile:
         return _read_csv(path)
     if suffix == ".parquet":
         return _read_parquet(path)
+    refuse_packed([path])
     raise InputError(
         path, f"{path.suffix or 'no suffix'!r} is no known format of detections", "Give .json, .csv or .parquet"
     )

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from xray_det.data.formats.json_stream import stream_arrays, stream_list
+from xray_det.data.formats.json_stream import is_utf16, stream_arrays, stream_list
 from xray_det.errors import InputError
 
 #: Bytes decoded at once: their rows take about five times as much.
@@ -83,6 +83,8 @@ def read_json(path: Path, window: int = WINDOW) -> JsonColumns:
 
 def _windows(path: Path, window: int, tables: dict[str, dict[str, str]]) -> Iterator[list[_Row]]:
     """Rows, a window at a time; ``tables`` is filled with the names that a document gives its ids."""
+    if is_utf16(path):
+        raise InputError(path, "is UTF-16", "Save it as UTF-8")
     with path.open("rb") as stream:
         first = stream.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if first == b"[":

@@ -5,12 +5,13 @@ of valid JSON determines where its brackets stand, so no cut inside an element o
 work a byte sees is msgspec's. Where guesses fail (elements that hold many objects) the exact place is computed.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, get_args
 
 import msgspec
 
@@ -42,6 +43,8 @@ def stream_arrays(path: Path, types: Mapping[str, Any], window: int = WINDOW) ->
     Raises:
         InputError: not JSON, cut off, not an object, or an element that does not fit its type; with the place.
     """
+    if is_utf16(path):
+        raise InputError(path, "is UTF-16", "Save it as UTF-8")
     with open(path, "rb") as stream:
         yield from _Reader(path, stream, window).arrays(types)
 
@@ -62,6 +65,12 @@ def stream_list(path: Path, kind: Any, what: str, window: int = WINDOW) -> Itera
         yield from _Reader(path, stream, window).elements(kind, what)
 
 
+def is_utf16(path: Path) -> bool:
+    """Whether a file has the byte order mark of UTF-16, as PowerShell writes it."""
+    with open(path, "rb") as stream:
+        return stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
 def top_level_arrays(path: Path, window: int = WINDOW) -> Iterator[str]:
     """The keys of the top-level object whose arrays begin in the first window; none where the file is no object."""
     with open(path, "rb") as stream, suppress(InputError):  # the window's end, or not JSON: what was seen counts
@@ -71,6 +80,20 @@ def top_level_arrays(path: Path, window: int = WINDOW) -> Iterator[str]:
             if reader.peek() == b"[":
                 yield key
             reader.skip_value()
+
+
+def _with_raw(items: list[Any], kind: Any) -> list[Any]:
+    """Decoded objects with their undecoded fields (msgspec.Raw) as text again: ``convert`` takes them only so."""
+    (element,) = get_args(kind) or (Any,)
+    fields = (
+        msgspec.structs.fields(element) if isinstance(element, type) and issubclass(element, msgspec.Struct) else ()
+    )
+    undecoded = [field.encode_name for field in fields if field.type is msgspec.Raw]
+    for item in items:
+        for name in undecoded:
+            if isinstance(item, dict) and name in item:
+                item[name] = msgspec.Raw(json.dumps(item[name]).encode())
+    return items
 
 
 class _Reader:
@@ -221,7 +244,7 @@ class _Reader:
                     found = _POSITION.search(str(error))
                     return None, self.at + int(found.group(1)) - 1 if found else None
             try:
-                return msgspec.convert(json.loads(text), kind), None
+                return msgspec.convert(_with_raw(json.loads(text), kind), kind), None
             except json.JSONDecodeError as error:
                 return None, self.at + max(len(error.doc[: error.pos].encode()) - 1, 0)
         except msgspec.ValidationError as error:

@@ -1,14 +1,21 @@
 """How published datasets lie on disk: splits in names, images beside annotations, names that must stay inside."""
 
+import codecs
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
+from urllib.parse import unquote
 
 from xray_det.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+#: In lower case. What no decoder here reads (HEIC) is found too, and put aside with the reason.
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif"}
+)
 #: Folder names under which images are published, tried in this order.
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img", "data")
 _ANNOTATION_FOLDERS = frozenset({"annotations", "annotation", "xml", "xmls"})
@@ -61,6 +68,39 @@ def inside(file_name: str, where: object) -> PurePosixPath:
     return PurePosixPath(file_name.replace("\\", "/"))
 
 
+def other_names(name: str) -> list[PurePosixPath]:
+    """Where an image may lie under the dataset's folder if not under its published name, likeliest first.
+
+    Labelling tools publish addresses (``https://host/bucket/a.png``, ``/data/local-files/?d=images/a.png``), escapes
+    (``a%20b.png``) and the number of a project that has no folder (``images/1/a.png``).
+    """
+    plain = name.replace("\\", "/")
+    address = _ADDRESS.match(plain)
+    if address:
+        plain = unquote(address["local"] or address["upload"] or address["path"] or "")
+        parts = PurePosixPath(plain.lstrip("/")).parts
+        found = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
+    else:
+        path = PurePosixPath(unquote(plain))
+        found = [path] if unquote(plain) != plain else []
+        if path.parent.name.isdecimal():
+            found.append(path.parent.parent / path.name)
+    return [path for path in found if not _LEAVES.search(str(path))]
+
+
+def is_address(name: str) -> bool:
+    """Whether a published file name is an address, whose folders are none of the dataset's."""
+    return _ADDRESS.match(name.replace("\\", "/")) is not None
+
+
+#: An address: what Label Studio serves from disk (``local``) or has uploaded, else the path of a URL.
+_ADDRESS: Final = re.compile(
+    r"(?:[a-z][a-z0-9+.-]+://[^/]*)?(?:/data/local-files/*\?d=(?P<local>[^&#]*)|/data/upload(?P<upload>/[^?#]*))"
+    r"|[a-z][a-z0-9+.-]+://[^/]*(?P<path>/[^?#]*)",
+    re.IGNORECASE,
+)
+
+
 def given_paths(path: Path | str | Sequence[Path | str]) -> list[Path]:
     """The paths a caller gave, absolute.
 
@@ -75,6 +115,28 @@ def given_paths(path: Path | str | Sequence[Path | str]) -> list[Path]:
         if not one.exists():
             raise InputError(one, "no such file or folder", "Check the path")
     return paths
+
+
+def refuse_packed(paths: Sequence[Path], depth: int = 2, beside: str | None = None) -> None:
+    """Refuse archives that would be left out without a word.
+
+    Args:
+        paths: archives, or folders to look for them in.
+        depth: folders below these to enter.
+        beside: only packed files of this suffix (``a.json.gz``) that do not lie there unpacked; None: all.
+
+    Raises:
+        InputError: there is one.
+    """
+    for path in paths:
+        files = walk(path, _PACKED, depth=depth) if path.is_dir() else iter([path])
+        for file in files:
+            left_out = beside is None or (Path(file.stem).suffix == beside and not file.with_suffix("").exists())
+            if file.suffix.lower() in _PACKED and left_out:
+                raise InputError(file, "it is packed, and is not read so", "Unpack it where it lies")
+
+
+_PACKED: Final = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".tgz", ".tar", ".7z", ".rar"})
 
 
 def common_root(paths: Sequence[Path]) -> Path:
@@ -113,3 +175,27 @@ def walk(
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
                 yield Path(folder, name)
+
+
+def read_text(file: Path) -> str:
+    """The text of a small file, whatever Windows made of it: UTF-8 or UTF-16, with or without a mark, or cp1252.
+
+    Raises:
+        InputError: it cannot be read, or is none of these.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(file, f"cannot be read ({error.strerror or error})", "Mend or remove it") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encodings = ["utf-16"]
+    elif b"\0" in data[:2] and len(data) > 1:  # no text begins with a zero, but as a half of a character
+        encodings = ["utf-16-be" if data[0] == 0 else "utf-16-le"]
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        with suppress(UnicodeDecodeError):
+            text = data.decode(encoding)
+            if "\0" not in text:
+                return text
+    raise InputError(file, f"is no text in {' or '.join(encodings)}", "Save it as UTF-8")

@@ -46,6 +46,21 @@ def frequency(category: Category, file: Path) -> str | None:
     return str(category.frequency)
 
 
+def refuse_without_lists(categories: Sequence[Category], file: Path) -> None:
+    """Refuse LVIS's categories over images that do not say which of them were looked for.
+
+    Raises:
+        InputError: every category has a frequency group; no image of the file has the lists.
+    """
+    if categories and all(category.frequency in FREQUENCIES for category in categories):
+        raise InputError(
+            f"{file}: images",
+            f"its categories have LVIS's frequency, but no image has {' and '.join(LISTS.values())}",
+            f"Give every image both lists; where all objects of all classes are annotated, remove the frequency "
+            f"and the file is read as COCO: without {LISTS['negative']} nobody can tell what is absent",
+        )
+
+
 def class_lists(
     images: pa.Table, column: str, row_of_code: np.ndarray, id_of_code: Sequence[str], files: Sequence[Path]
 ) -> pa.ListArray:

@@ -37,7 +37,8 @@ from xray_det.labels.space import Class, LabelSpace
 
 _BUCKET_BYTES = 8 << 20  # of CSV
 _MOST_BUCKETS = 200
-_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG")
+_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".tif", ".tiff")
+_LARGEST_FRACTION: Final = 2.0  # a box may reach a little outside its image
 _PLACE: Final = [("id", pa.string()), ("split", pa.int8())]
 _BOXES: Final = pa.schema(
     [*_PLACE, ("code", pa.int32()), *[(corner, pa.float64()) for corner in CORNERS], ("flags", pa.uint16())]
@@ -107,7 +108,7 @@ class OpenImagesSource:
         return self._split_names.index(split)
 
     def _read_boxes(self, file: Path) -> int:
-        split, total = self._split_code(split_of_path(file, self.root)), 0
+        split, total, boxes, pixels = self._split_code(split_of_path(file, self.root)), 0, 0, True
         for block in read_boxes(file):
             code = self._coded(block.column("LabelName"))
             corners = [block.column(corner) for corner in CORNERS]
@@ -120,6 +121,8 @@ class OpenImagesSource:
             ids = self._ids(block.column("ImageID"), file)
             place = [ids, pa.array(np.full(len(ids), split, np.int8))]
             numbers = [pa.array(column.to_numpy(zero_copy_only=False)) for column in corners]  # null becomes NaN
+            reach = np.fmax.reduce([n.to_numpy() for n in numbers])[~nothing]
+            pixels = pixels and bool(((reach > _LARGEST_FRACTION) & np.isfinite(reach)).all())
             table = pa.RecordBatch.from_arrays(
                 [*place, pa.array(code, pa.int32()), *numbers, block.column("flags")], schema=_BOXES
             )
@@ -129,6 +132,13 @@ class OpenImagesSource:
             ).filter(pa.array(nothing))
             self._labels.add(alone, self._bucket(ids)[nothing])  # code -1: an image and no label
             total += block.num_rows
+            boxes += int((~nothing).sum())
+        if boxes and pixels:
+            raise InputError(
+                file,
+                f"every box reaches beyond {_LARGEST_FRACTION:g}: pixels, where fractions of the image are due",
+                "Divide XMin and XMax by the image's width, YMin and YMax by its height",
+            )
         return total
 
     def _read_labels(self, file: Path) -> int:
@@ -317,7 +327,7 @@ def _sorted_out(paths: Sequence[Path]) -> dict[Kind, list[Path]]:
         kind = kind_of(file)
         if kind is not None:
             files[kind].append(file)
-        elif named or file.name.endswith("-bbox.csv"):
+        elif named or file.name.endswith(("-bbox.csv", "detections.csv")):
             raise InputError(
                 f"{file}: row 1",
                 f"the header is {','.join(header_of(file))[:200]!r}",

@@ -1,9 +1,11 @@
 """The files of an Open Images release: told by their headers, streamed as columns.
 
-Headers of v4 to v7 with and without click columns (``XClick1X`` …), of the Challenge, and shorter ones are read: a box
-needs ImageID, LabelName, XMin, XMax, YMin, YMax; of the flags those that are there.
+Headers of v4 to v7 with and without click columns (``XClick1X`` …), of the Challenge, and shorter ones are read, in any
+letter case: a box needs ImageID, LabelName, XMin, XMax, YMin, YMax; of the flags those that are there. Fields are
+separated by commas; the text is UTF-8, or UTF-16 with its byte order mark.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -17,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from xray_det.data.formats.layout import read_text
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 
@@ -29,6 +32,10 @@ _FLAGS: Final = {
     "IsInside": BoxFlag.INSIDE,
 }
 _BLOCK: Final = 1 << 18
+_KNOWN: Final = {
+    name.lower(): name
+    for name in ("ImageID", "LabelName", *CORNERS, *_FLAGS, "Confidence", "Source", "Subset", "LabelName1", "MaskPath")
+}
 
 
 class Kind(Enum):
@@ -45,13 +52,19 @@ def kind_of(file: Path) -> Kind | None:
     """What a CSV or JSON file holds, from its header; None: nothing that belongs to detection.
 
     Raises:
-        InputError: a box file whose header lacks a column.
+        InputError: a box file whose header lacks a column; a header whose fields are not separated by commas.
     """
     if file.suffix.lower() == ".json":
         with open(file, "rb") as stream:
             return Kind.HIERARCHY if b'"LabelName"' in stream.read(1 << 16) else None
-    header = header_of(file)
-    columns = set(header)
+    header, columns = header_of(file), set(columns_of(file))
+    for separator, said in _SEPARATORS if "ImageID" not in columns else ():
+        if "imageid" in [name.strip().lower() for field in header for name in field.split(separator)]:
+            raise InputError(
+                f"{file}: row 1",
+                f"the header is {','.join(header)[:80]!r}: fields separated by {said}",
+                "Separate fields by commas and write decimals with a point",
+            )
     if columns & {"LabelName1", "MaskPath"}:  # relationships, segmentation
         return None
     if "ImageID" in columns:
@@ -65,16 +78,32 @@ def kind_of(file: Path) -> Kind | None:
         if {"LabelName", "Confidence"} <= columns:
             return Kind.LABELS
         return None if "LabelName" in columns else Kind.LIST
-    described = 2 <= len(header) <= 3 and re.match(r"LabelName$|/[a-z]/", header[0]) is not None
-    if described or "class-descriptions" in file.name or "classes-description" in file.name:
+    described = header and re.match(r"(?i:LabelName)(\W|$)|/[a-z]/\w+(\W|$)", header[0]) is not None
+    if (described and len(header) <= 3) or _CLASSES.search(f"{file.parent.name}/{file.name}"):
         return Kind.CLASSES
     return None
 
 
+#: Class descriptions by their folder and name: in another encoding or with another separator they show nothing else.
+_CLASSES: Final = re.compile(r"(class-descriptions|classes-description)[^/]*$|^metadata/classes\.csv$")
+_SEPARATORS: Final = ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"))
+
+
 def header_of(file: Path) -> list[str]:
     """The fields of the first line; a line without end is cut."""
-    with open(file, encoding="utf-8-sig", errors="replace", newline=None) as stream:
+    with open(file, encoding=_encoding(file), errors="replace", newline=None) as stream:
         return next(csv.reader([stream.readline(1 << 16)]), [])
+
+
+def columns_of(file: Path) -> dict[str, str]:
+    """The columns of the header: by the names of Open Images, whatever their letter case, the names as written."""
+    return {_KNOWN.get(name.strip().lower(), name): name for name in header_of(file)}
+
+
+def _encoding(file: Path) -> str:
+    with open(file, "rb") as stream:
+        marked = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return "utf-16" if marked else "utf-8-sig"
 
 
 def read_boxes(file: Path) -> Iterator[pa.RecordBatch]:
@@ -85,7 +114,7 @@ def read_boxes(file: Path) -> Iterator[pa.RecordBatch]:
     Raises:
         InputError: a number that is none (decimal commas), a row with too many or few fields.
     """
-    present = [name for name in _FLAGS if name in header_of(file)]
+    present = [name for name in _FLAGS if name in columns_of(file)]
     types = {"ImageID": pa.string(), "LabelName": pa.string()}
     types |= dict.fromkeys(CORNERS, pa.float64()) | dict.fromkeys(present, pa.float32())
     for block in _read_csv(file, types):
@@ -103,7 +132,7 @@ def read_labels(file: Path) -> Iterator[pa.RecordBatch]:
     Confidence is 1 for present and 0 for absent; anything between is a machine's guess and left out.
     """
     types = {"ImageID": pa.string(), "LabelName": pa.string(), "Confidence": pa.float64()}
-    machine = "Source" in header_of(file)
+    machine = "Source" in columns_of(file)
     for block in _read_csv(file, types | ({"Source": pa.string()} if machine else {})):
         confidence = block.column("Confidence").to_numpy(zero_copy_only=False)
         verified = (confidence == 0) | (confidence == 1)
@@ -116,13 +145,25 @@ def read_labels(file: Path) -> Iterator[pa.RecordBatch]:
 
 
 def read_list(file: Path, rows: int = 1 << 16) -> Iterator[tuple[list[str], list[str]]]:
-    """Image ids and what their ``Subset`` says (empty: nothing). Rows may be ragged, as published ones are."""
+    """Image ids and what their ``Subset`` says (empty: nothing). Rows may be ragged, as published ones are.
+
+    Raises:
+        InputError: the text is in another encoding.
+    """
+    try:
+        yield from _listed(file, rows)
+    except UnicodeDecodeError as error:
+        raise InputError(file, f"is not UTF-8 ({error})", "Save it as UTF-8") from error
+
+
+def _listed(file: Path, rows: int) -> Iterator[tuple[list[str], list[str]]]:
     ids: list[str] = []
     subsets: list[str] = []
-    with open(file, encoding="utf-8-sig", newline="") as stream:
+    names = list(columns_of(file))
+    with open(file, encoding=_encoding(file), newline="") as stream:
         reader = csv.reader(stream)
-        header = next(reader)
-        image, subset = header.index("ImageID"), header.index("Subset") if "Subset" in header else None
+        next(reader)
+        image, subset = names.index("ImageID"), names.index("Subset") if "Subset" in names else None
         for row in reader:
             if len(row) <= image:
                 continue
@@ -139,12 +180,12 @@ def read_classes(file: Path) -> list[tuple[str, str]]:
     """Published id and display name of each class, in the file's order; with or without a header.
 
     Raises:
-        InputError: another separator, a class without a name.
+        InputError: another separator or encoding, a class without a name.
     """
-    text = file.read_text(encoding="utf-8-sig")
+    text = read_text(file)
     classes: list[tuple[str, str]] = []
     for number, row in enumerate(csv.reader(io.StringIO(text, newline=None)), start=1):
-        if not row or row[0] == "LabelName":
+        if not row or row[0].strip().lower() == "labelname":
             continue
         if len(row) < 2:
             problem = f"{row[0][:40]!r} is one field, not an id and a name"
@@ -169,15 +210,24 @@ def read_hierarchy(file: Path) -> dict[str, Any]:
 
 
 def _read_csv(file: Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    written = columns_of(file)
     try:
         reader = pacsv.open_csv(
             file,
-            read_options=pacsv.ReadOptions(block_size=_BLOCK, use_threads=False),  # one thread knows its row number
+            read_options=pacsv.ReadOptions(
+                block_size=_BLOCK,
+                use_threads=False,  # one thread knows its row number
+                encoding="utf8" if _encoding(file) == "utf-8-sig" else "utf-16",
+            ),
             convert_options=pacsv.ConvertOptions(
-                column_types=types, include_columns=list(types), strings_can_be_null=True, null_values=[""]
+                column_types={written[name]: kind for name, kind in types.items()},
+                include_columns=[written[name] for name in types],
+                strings_can_be_null=True,
+                null_values=[""],
             ),
         )
-        yield from reader
+        for block in reader:
+            yield block.rename_columns(list(types))
     except pa.ArrowInvalid as error:
         _explain(file, error)
 
@@ -203,4 +253,5 @@ def _explain(file: Path, error: pa.ArrowInvalid) -> NoReturn:
             f"{found[3]} fields where the header has {found[2]}",
             "Separate fields by commas and write decimals with a point",
         ) from error
-    raise InputError(file, text, "Give Open Images' CSV") from error
+    remedy = "Save it as UTF-8" if "UTF8" in text else "Give Open Images' CSV"
+    raise InputError(file, text, remedy) from error

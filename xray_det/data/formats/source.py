@@ -11,7 +11,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from xray_det.data.formats.coco import CocoSource, coco_files
-from xray_det.data.formats.layout import given_paths
+from xray_det.data.formats.layout import given_paths, refuse_packed
 from xray_det.data.formats.open_images import OpenImagesSource, csvs_seen, open_images_files
 from xray_det.data.formats.voc import VocSource, voc_files
 from xray_det.errors import InputError
@@ -88,6 +88,7 @@ def detect(paths: Sequence[Path]) -> str:
         suffixes = {path.suffix.lower() for path in paths if path.is_file()}
         if not folders and len(suffixes) == 1 and (named := _SUFFIXES.get(suffixes.pop())):
             return named  # the reader says what is wrong with it
+        refuse_packed(paths)
         raise InputError(
             ", ".join(map(str, paths)),
             f"no dataset found: neither COCO JSON, nor VOC XML, nor Open Images CSV ({csvs_seen(paths)})",
