@@ -32,7 +32,7 @@ from xray_det.train.loop import run
 from xray_det.train.phase import Phase
 from xray_det.train.plain import PlainContext
 
-BATCH, EPOCHS = 4, 7  # of 32 images: 56 steps
+BATCH, EPOCHS = 2, 4  # of 32 images: 64 steps
 
 LOSSES: list[Classification] = [
     SigmoidFocal(),

@@ -106,7 +106,7 @@ class Phase:
     warmup_factor: float = 0.001
     drops: tuple[float, ...] = ()
     drop_factor: float = 0.1
-    clip: float | None = None
+    clip: float | None = 10.0
     keep_optimizer: bool = False
 
     def __post_init__(self) -> None:
