@@ -18,6 +18,7 @@ from xray_det.losses.concurrent import ConcurrentSoftmax
 from xray_det.losses.softmax import Softmax
 from xray_det.models import Model, RetinaNet
 from xray_det.models.backbones import Backbone
+from xray_det.models.classifier import Cosine
 from xray_det.models.predictions import Detector
 from xray_det.models.weights import COUNTED, load_detector, read_weights, save_detector, transfer, transfer_from
 
@@ -81,7 +82,10 @@ def test_pretrained_file_and_the_fate_of_its_keys(tmp_path: Path) -> None:
         assert any("layer1.0.conv1.weight" in line and "shape [3]" in line for line in fate.lines())
 
 
-@pytest.mark.parametrize("config", [tiny_retinanet(), tiny_faster_rcnn()], ids=lambda c: type(c).__name__)
+COSINE = dataclasses.replace(tiny_faster_rcnn(), classifier=Cosine())
+
+
+@pytest.mark.parametrize("config", [tiny_retinanet(), tiny_faster_rcnn(), COSINE], ids=["RetinaNet", "R-CNN", "Cosine"])
 def test_class_rows_follow_names(config: Model, tmp_path: Path) -> None:
     """Other classes in another order: a shared class's logits are the old ones."""
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ from xray_det.losses.box import BoxCode, GIoU, SmoothL1
 from xray_det.losses.softmax import Softmax
 from xray_det.losses.targets import ClassificationLoss, at_least_float32
 from xray_det.models.backbones import Backbone, Pyramid
+from xray_det.models.classifier import Classifier, Linear
 from xray_det.models.decoding import Decoding, detect
 from xray_det.models.matcher import Match, assign, match, pad_boxes
 from xray_det.models.predictions import Detections, Detector, Losses, Predictions, check_loss_weights
@@ -38,6 +39,7 @@ class FasterRCNN:
         pool: bins an axis of a pooled RoI.
         rois: sampled an image for training; positive_share: at most this share of them positive.
         foreground_iou: a RoI is positive from here on and background below.
+        classifier: the RoI head's last layer.
         loss_weights: loss term (proposal_objectness, proposal_box, classification, box) -> factor, 1 unless named. The
             curves show the terms with it.
     """
@@ -51,6 +53,7 @@ class FasterRCNN:
     rois: int = 512
     positive_share: float = 0.25
     foreground_iou: float = 0.5
+    classifier: Classifier = field(default_factory=Linear)
     classification: Classification = field(default_factory=Softmax)
     box: SmoothL1 | GIoU = field(default_factory=SmoothL1)
     loss_weights: Mapping[str, float] = field(default_factory=dict)
@@ -96,7 +99,7 @@ class FasterRCNNDetector(Detector):
                 nn.Linear(config.head_channels, config.head_channels),
             ]
         )
-        self.class_head = nn.Linear(config.head_channels, config.classification.num_outputs(num_classes))
+        self.class_head = config.classifier.build(config.head_channels, config.classification.num_outputs(num_classes))
         self.box_head = nn.Linear(config.head_channels, 4)
         nn.init.normal_(self.class_head.weight, std=0.01)
         self.class_head.load_state_dict({"bias": config.classification.initial_bias(num_classes)}, strict=False)
