@@ -101,12 +101,13 @@ def conclude(experiment: "Experiment", result: "Result", console: "Console") -> 
     from rich.table import Table
 
     table = Table(
-        "phase", "epochs", "sampling", "lr", "measured", "weights", title=f"{experiment.name}: {result.steps} steps"
+        "phase", "length", "sampling", "lr", "measured", "weights", title=f"{experiment.name}: {result.steps} steps"
     )
     for number, (phase, weights) in enumerate(zip(experiment.phases, result.phases, strict=True)):
         found = {name: value for name, value in result.validations[number].items() if name.count("/") == 1}
         measured = ", ".join(f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in found.items()) or "-"
-        table.add_row(str(number + 1), str(phase.epochs), str(phase.sampling), f"{phase.lr:g}", measured, weights)
+        length = f"{phase.length:,} {phase.unit}"
+        table.add_row(str(number + 1), length, str(phase.sampling), f"{phase.lr:g}", measured, weights)
     console.print(table)
     losses = {name: value for name, value in result.metrics.items() if name.startswith("loss")}
     console.print("last losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))

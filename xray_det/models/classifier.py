@@ -7,6 +7,7 @@ copied and frozen by rows whatever the kind.
 import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,4 +58,5 @@ class _CosineLinear(nn.Linear):
 def _unit(vectors: Tensor) -> Tensor:
     """Of length 1 in the last axis, 0 where they are 0."""
     vectors = at_least_float32(vectors)
-    return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-6)
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / (length + 1e-6)

@@ -110,7 +110,7 @@ class _Run:
             if isinstance(module, DataLoss):
                 module.require_statistics()
         self.chunk = recipe.checkpoint_every or FIRST_CHUNK
-        self.total_steps = sum(p.epochs * context.steps_per_epoch(i) for i, p in enumerate(recipe.phases))
+        self.total_steps = sum(p.steps(context.steps_per_epoch(i)) for i, p in enumerate(recipe.phases))
 
     def all_phases(self) -> nn.Module:
         while self.position.phase < len(self.recipe.phases):
@@ -135,7 +135,7 @@ class _Run:
         stepper: Stepper | None = None
         while self.position.phase == number:
             start, epoch = self.position.batch, self.position.epoch
-            stop = min(start + self.chunk, steps)
+            stop = min(start + self.chunk, steps, phase.steps(steps) - epoch * steps)  # a phase may end within an epoch
             meter = Meter(context, recipe.log_every, self.total_steps)
             began = time.perf_counter()
             for batch in _waited(context.batches(number, epoch, start, stop), meter):
@@ -178,11 +178,11 @@ class _Run:
         self.optimizer_state = checkpoint.optimizer_state(optimizer)
 
     def _advance(self, phase: Phase, steps: int) -> None:
-        """From behind the last batch to the next epoch, from behind the last epoch to the next phase."""
-        if self.position.batch == steps:
+        """From behind an epoch's last batch to the next epoch, from behind the phase's last one to the next phase."""
+        if self.position.epoch * steps + self.position.batch == phase.steps(steps):
+            self.position = replace(self.position, phase=self.position.phase + 1, epoch=0, batch=0)
+        elif self.position.batch == steps:
             self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0)
-        if self.position.epoch == phase.epochs:
-            self.position = replace(self.position, phase=self.position.phase + 1, epoch=0)
 
     def _report(self, optimizer: torch.optim.Optimizer, metrics: dict[str, float], phase_end: int | None) -> None:
         save = partial(
