@@ -10,7 +10,8 @@
 A dataset is a folder that experiments/ingest.py made; FOLDER@SPLIT takes one split, FOLDER alone the split train (or
 trainval) where there is one, else all images. Without --config the experiment is a RetinaNet with a ResNet-50, 800
 pixels, one phase of one epoch: --show prints it, which makes a file for --config. --set changes any value of it by its
-path; what cannot be is refused by name. A phase more is written into the file.
+path; what cannot be is refused by name. A phase more is written into the file. A phase has phases.N.epochs, fractions
+allowed, or so many global batches: --set phases.0.epochs=none phases.0.iterations=90000 phases.0.drops=60000,80000.
 
 Start the same command again after Ctrl-C, a kill or a crash: it goes on from the last checkpoint and ends with the same
 weights to the last bit (at an equal number of workers). A run that has finished prints its result at once. Another

@@ -59,7 +59,9 @@ class Arms(Plan):
             raise InputError("samples", "lists would be gone through twice alike", 'Sweep the seed too: "seed": [0, 1]')
         lengths = [[p.length for p in self.schedule(rung).phases] for rung in range(len(self.rungs))]
         if any(a == b for a, b in pairwise(lengths)):
-            raise InputError("rungs", f"two of them are equally long, {lengths}", "Give longer phases or fewer rungs")
+            raise InputError(
+                "rungs", f"two of them have the same epochs or iterations, {lengths}", "Give more or fewer rungs"
+            )
 
     @property
     def first(self) -> int:
