@@ -176,6 +176,9 @@ def table_4(args: Args) -> "dict[str, Arm]":
 
     experiment = base(args, "hybrid")
     (first,) = experiment.phases
+    if not isinstance(first.epochs, int):
+        problem = f"the first phase has {first.length} {first.unit}"
+        raise InputError("phases.0.epochs", problem, "Give a whole number of epochs: the table's arms are parts of it")
     half, once, more = lengths(first.epochs)
 
     def trained(*phases: "Phase") -> "Arm":

@@ -86,7 +86,7 @@ def arms(natural: "Experiment") -> "dict[str, Arm]":
     from xray_det.orchestrate.study import seeded
 
     (whole,) = natural.phases
-    first = replace(claims.phase(max(1, whole.epochs * 2 // 3)), lr=whole.lr)
+    first = replace(claims.phase(max(1, int(whole.length) * 2 // 3)), lr=whole.lr)
     phases = {
         NATURAL: (whole,),
         BALANCED: (replace(whole, sampling=SoftBalance(lam=LAM)),),

@@ -233,8 +233,8 @@ def measured(experiment: "Experiment", folder: "RunFolder", tracker: "Tracker") 
 
     rows: list[dict[str, Any]] = []
     classes: dict[str, dict[str, Sequence[ClassRow]]] = {}
-    for number, phase in enumerate(experiment.phases):
-        found = read_measured(folder.validation(number, phase.epochs))
+    for number in range(len(experiment.phases)):
+        found = read_measured(folder.validation(number))
         assert found is not None  # a training ends when all is measured
         for key, of_classes in found.classes.items():
             dataset, protocol = key.rsplit("/", 1)

@@ -10,7 +10,8 @@
 A dataset is a folder that experiments/ingest.py made; FOLDER@SPLIT takes one split, FOLDER alone the split train (or
 trainval) where there is one, else all images. Without --config the experiment is a RetinaNet with a ResNet-50, 800
 pixels, one phase of one epoch: --show prints it, which makes a file for --config. --set changes any value of it by its
-path; what cannot be is refused by name. A phase more is written into the file.
+path; what cannot be is refused by name. A phase more is written into the file. A phase has phases.N.epochs, fractions
+allowed, or so many global batches: --set phases.0.epochs=none phases.0.iterations=90000 phases.0.drops=60000,80000.
 
 Start the same command again after Ctrl-C, a kill or a crash: it goes on from the last checkpoint and ends with the same
 weights to the last bit (at an equal number of workers). A run that has finished prints its result at once. Another
@@ -101,12 +102,13 @@ def conclude(experiment: "Experiment", result: "Result", console: "Console") -> 
     from rich.table import Table
 
     table = Table(
-        "phase", "epochs", "sampling", "lr", "measured", "weights", title=f"{experiment.name}: {result.steps} steps"
+        "phase", "length", "sampling", "lr", "measured", "weights", title=f"{experiment.name}: {result.steps} steps"
     )
     for number, (phase, weights) in enumerate(zip(experiment.phases, result.phases, strict=True)):
         found = {name: value for name, value in result.validations[number].items() if name.count("/") == 1}
         measured = ", ".join(f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in found.items()) or "-"
-        table.add_row(str(number + 1), str(phase.epochs), str(phase.sampling), f"{phase.lr:g}", measured, weights)
+        length = f"{phase.length:,} {phase.unit}"
+        table.add_row(str(number + 1), length, str(phase.sampling), f"{phase.lr:g}", measured, weights)
     console.print(table)
     losses = {name: value for name, value in result.metrics.items() if name.startswith("loss")}
     console.print("last losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))

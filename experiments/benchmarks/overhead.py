@@ -305,7 +305,9 @@ class Batches:
 
     def plan(self, phase: int, epoch: int) -> np.ndarray:
         settings = self.prepared.experiment.phases[phase]
-        return self.prepared.loader.plan(settings.sampling_at(epoch), settings.ratio, phase, epoch)
+        return self.prepared.loader.plan(
+            settings.sampling_at(epoch, self.prepared.loader.steps_per_epoch), settings.ratio, phase, epoch
+        )
 
     def steps_per_epoch(self, phase: int) -> int:
         return len(self.plan(phase, 0)) // self.prepared.experiment.batch

@@ -102,7 +102,7 @@ def joined(parts: list[Batch]) -> Batch:
 def test_every_world_sees_the_same_global_batches(made: tuple[Loader, list[dict[str, Any]]], sampling: Any) -> None:
     loader, rows = made
     plan = loader.plan(sampling, None, 1, 2)
-    assert len(plan) % loader.batch == 0
+    assert len(plan) == loader.steps_per_epoch * loader.batch
     alone = run(loader, plan)
     assert [name for batch in alone for name in batch.image_ids] == [rows[row]["image_id"] for row in plan]
     assert torch.cat([batch.positions for batch in alone]).tolist() == list(range(len(plan)))
@@ -289,7 +289,7 @@ def test_only_images_with_a_learned_class_are_drawn(
     assert found == list(expected.values())
     natural = loader.plan(Natural(), None, 0, 0)
     assert sorted(natural[: len(expected)]) == list(expected)
-    assert len(natural) == -(-len(expected) // 4) * 4
+    assert len(natural) == -(-len(expected) // 4) * 4 == loader.steps_per_epoch * 4
     assert set(loader.plan(SoftBalance(lam=1.0), None, 0, 0)) <= set(expected)
     assert {name for batch in run(loader, natural) for name in batch.image_ids} == {
         made[1][n]["image_id"] for n in expected

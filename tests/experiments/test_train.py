@@ -95,7 +95,7 @@ def test_replay_names_the_images_and_the_layer(
 
         def batches(self, phase: int, epoch: int, start: int, stop: int) -> Any:
             settings = made.phases[phase]
-            plan = prepared.loader.plan(settings.sampling_at(epoch), settings.ratio, phase, epoch)
+            plan = prepared.loader.plan(settings.sampling_at(epoch, 2), settings.ratio, phase, epoch)
             return prepared.loader.batches(plan, phase, epoch, start, stop)
 
     detector = made.model.build(3)

@@ -1,6 +1,7 @@
 """The focal loss against torchvision's, its masks, and its hand-made gradient."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -94,6 +95,59 @@ def test_extreme_logits_and_bfloat16_stay_finite() -> None:
         assert loss.isfinite()
         assert slope.isfinite().all()
         assert slope.dtype == z.dtype
+
+
+def careful(x: float, t: float, alpha: float, gamma: float) -> tuple[float, float]:
+    """The loss of one logit and its slope, without a difference of numbers that are nearly equal and without 0 / 0."""
+
+    def softplus(y: float) -> float:
+        return max(y, 0.0) + math.log1p(math.exp(-abs(y)))
+
+    p, off = math.exp(-softplus(-x)), math.exp(-softplus(x))  # sigmoid(x), 1 - sigmoid(x)
+    entropy, weight = t * softplus(-x) + (1 - t) * softplus(x), alpha * t + (1 - alpha) * (1 - t)
+    if t in (0, 1):
+        log_q, log_slope = (-softplus(-x), off) if t == 0 else (-softplus(x), -p)
+    else:
+        q = p * (1 - t) + off * t
+        log_q, log_slope = math.log(q), (1 - 2 * t) * p * off / q
+    focus = math.exp(gamma * log_q) if gamma else 1.0
+    return weight * focus * entropy, weight * focus * (gamma * log_slope * entropy + p * (1 - t) - off * t)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 5.0])
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.4])
+def test_saturated_logits_have_the_slope_of_the_formula(gamma: float, value: float) -> None:
+    """Rows that list a target, and with target 0 the same logits as plain background."""
+    points = [-1e4, -750.0, -40.0, -17.0, -3.0, -0.5, 0.0, 0.5, 3.0, 17.0, 40.0, 750.0, 1e4]
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        for background in (False, True) if value == 0 else (False,):
+            z = torch.tensor(points, dtype=dtype).reshape(1, 1, -1).repeat(1, 2, 1)
+            z[0, 1] = torch.tensor([-math.inf, math.inf]).repeat(7)[: len(points)]  # nobody knows of these
+            z.requires_grad_()
+            listed = torch.tensor([1] if background else [0, 1])
+            targets = RowTargets(
+                background=torch.tensor([[background, False]]),
+                background_known=torch.ones(1, len(points), dtype=torch.bool),
+                image=torch.zeros_like(listed),
+                row=listed,
+                values=torch.full((len(listed), len(points)), value),
+                known=(listed == 0)[:, None].expand(-1, len(points)),
+            )
+            total = SigmoidFocal(alpha=0.3, gamma=gamma).loss_sum(z, targets)
+            (slope,) = torch.autograd.grad(total, z)
+            expected = [careful(x, torch.tensor(value).item(), 0.3, gamma) for x in points]
+            assert total.item() == pytest.approx(sum(loss for loss, _ in expected), rel=tolerance)
+            assert slope[0, 0].tolist() == pytest.approx([s for _, s in expected], rel=tolerance, abs=tolerance / 100)
+            assert (slope[0, 1] == 0).all()
+
+
+def test_the_careful_formula_itself_by_finite_differences() -> None:
+    for gamma in (0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 5.0):
+        for value in (0.0, 1.0, 0.4):
+            for x in (-6.0, -0.7, 0.0, 2.5):
+                above, below = (careful(x + step, value, 0.3, gamma)[0] for step in (1e-5, -1e-5))
+                slope = careful(x, value, 0.3, gamma)[1]
+                assert (above - below) / 2e-5 == pytest.approx(slope, rel=1e-6, abs=1e-9)
 
 
 def test_chunks_do_not_change_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,16 @@ import torch
 from tests.losses.rows import dense, random_targets
 from xray_det.errors import InputError
 from xray_det.losses.seesaw import Seesaw
+from xray_det.losses.targets import RowTargets
 
 CLASSES = 5
 MET = [5000.0, 40.0, 300.0, 0.0, 2.0]
 
 
+@pytest.mark.parametrize("eps", [0.0, 0.01, 0.3])
 @pytest.mark.parametrize(("p", "q"), [(0.0, 0.0), (0.8, 0.0), (0.0, 2.0), (0.8, 2.0)])
-def test_equals_the_formula_row_by_row(p: float, q: float) -> None:
-    loss = Seesaw(p=p, q=q).bind(CLASSES, None)
+def test_equals_the_formula_row_by_row(p: float, q: float, eps: float) -> None:
+    loss = Seesaw(p=p, q=q, eps=eps).bind(CLASSES, None)
     loss.met.copy_(torch.tensor(MET))
     targets = random_targets(2, 40, CLASSES, known=0.6)
     z = (torch.randn(2, 40, CLASSES + 1, generator=torch.Generator().manual_seed(1)) * 2).double().requires_grad_()
@@ -30,20 +32,58 @@ def test_equals_the_formula_row_by_row(p: float, q: float) -> None:
             x, labels = z[b, r].tolist(), values[b, r].nonzero().flatten().tolist()
             chance = 1 / (1 + math.exp(x[-1]))
             expected -= math.log(chance if labels else 1 - chance)
-            share = [math.exp(v) / sum(map(math.exp, x[:-1])) for v in x[:-1]]
             for i in labels:
-                mass = math.exp(x[i])
-                for j in range(CLASSES):
-                    if known[b, r, j] and j not in labels:
-                        mitigation = 1 if met[i] <= met[j] else (met[j] / met[i]) ** p
-                        compensation = 1 if share[j] <= share[i] else (share[j] / share[i]) ** q
-                        mass += mitigation * compensation * math.exp(x[j])
+                rivals = [j for j in range(CLASSES) if known[b, r, j] and j not in labels]
+                share = {j: math.exp(x[j]) / sum(math.exp(x[k]) for k in (i, *rivals)) for j in (i, *rivals)}
+                own, mass = max(share[i], eps), math.exp(x[i])
+                for j in rivals:
+                    mitigation = 1 if met[i] <= met[j] else (met[j] / met[i]) ** p
+                    compensation = 1 if share[j] <= own else (share[j] / own) ** q
+                    mass += mitigation * compensation * math.exp(x[j])
                 expected -= x[i] - math.log(mass)
     total = loss.loss_sum(z, targets)
     (slope,) = torch.autograd.grad(total, z)
     assert total.item() == pytest.approx(expected, rel=1e-6)
     assert (slope[..., :-1][~known] == 0).all()
     assert (slope[..., :-1][targets.background] == 0).all()
+
+
+def seesaw_ce_loss(scores: torch.Tensor, labels: torch.Tensor, met: torch.Tensor, p: float, q: float, eps: float):
+    """mmdetection's function of this name, in its own steps (mmdet/models/losses/seesaw_loss.py)."""
+    one_hot = torch.nn.functional.one_hot(labels, scores.shape[1])
+    ratio = met[None, :].clamp(min=1) / met[:, None].clamp(min=1)
+    index = (ratio < 1.0).double()
+    weights = (ratio.pow(p) * index + (1 - index))[labels]
+    shares = scores.detach().softmax(1)
+    matrix = shares / shares[torch.arange(len(labels)), labels][:, None].clamp(min=eps)
+    index = (matrix > 1.0).double()
+    weights = weights * (matrix.pow(q) * index + (1 - index))
+    return torch.nn.functional.cross_entropy(scores + weights.log() * (1 - one_hot), labels, reduction="sum")
+
+
+@pytest.mark.parametrize("eps", [1e-2, 0.2])
+def test_equals_the_authors_code_where_all_is_known_and_a_row_has_one_label(eps: float) -> None:
+    rows, met = 60, torch.tensor(MET, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(2)
+    label = torch.randint(CLASSES, (rows,), generator=generator)
+    z = (torch.randn(1, rows, CLASSES + 1, generator=generator, dtype=torch.float64) * 4).requires_grad_()
+    targets = RowTargets(
+        background=torch.zeros(1, rows, dtype=torch.bool),
+        background_known=torch.ones(1, CLASSES, dtype=torch.bool),
+        image=torch.zeros(rows, dtype=torch.int64),
+        row=torch.arange(rows),
+        values=torch.nn.functional.one_hot(label, CLASSES).double(),
+        known=torch.ones(rows, CLASSES, dtype=torch.bool),
+    )
+    loss = Seesaw(eps=eps).bind(CLASSES, None).double()
+    loss.met.copy_(met)
+    total = loss.loss_sum(z, targets)
+    (slope,) = torch.autograd.grad(total, z)
+    theirs = seesaw_ce_loss(z[0, :, :-1], label, met, 0.8, 2.0, eps)
+    (expected,) = torch.autograd.grad(theirs, z)
+    assert total.item() == pytest.approx((theirs + torch.nn.functional.softplus(z[0, :, -1]).sum()).item())
+    torch.testing.assert_close(slope[..., :-1], expected[..., :-1])
+    assert (z[0, :, :-1].softmax(1).gather(1, label[:, None]) < eps).any()  # the bound is met
 
 
 def test_labels_are_counted_when_a_step_was_made() -> None:
@@ -72,6 +112,6 @@ def test_scores_extremes_and_bad_values() -> None:
     scores = loss.scores(torch.tensor([1.0, 0.0, -1.0]))
     expected = torch.tensor([1.0, 0.0]).softmax(0) / (1 + math.exp(-1))
     torch.testing.assert_close(scores, expected)
-    for bad in ({"p": -1.0}, {"q": math.inf}):
+    for bad in ({"p": -1.0}, {"q": math.inf}, {"eps": 1.0}):
         with pytest.raises(InputError, match=next(iter(bad))):
             Seesaw(**bad)

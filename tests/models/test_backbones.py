@@ -72,7 +72,29 @@ def test_norm_follows_weights_unless_named() -> None:
     assert Backbone(weights="library", norm="sync").resolved_norm() == "sync"
 
 
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("resnet18", [("conv1", "bn1", "layer1"), ("layer2",), ("layer3",), ("layer4",)]),
+        ("mobilenet_v2", [range(4), range(4, 7), range(7, 14), range(14, 19)]),
+        ("mobilenet_v3_large", [range(4), range(4, 7), range(7, 13), range(13, 17)]),
+    ],
+)
+def test_frozen_stages_keep_no_graph_and_later_ones_learn(name: str, stages: list[tuple[str, ...] | range]) -> None:
+    for frozen in range(5):
+        body = Pyramid(Backbone(name=name, frozen_stages=frozen), levels=(3, 5), channels=8, extra="conv").body
+        still = {part if isinstance(part, str) else f"features.{part}" for stage in stages[:frozen] for part in stage}
+        for parameter, value in body.named_parameters():
+            parts = parameter.split(".")
+            assert value.requires_grad == (parts[0] not in still and ".".join(parts[:2]) not in still), parameter
+        maps = body(torch.randn(1, 3, 64, 64))
+        assert [m.requires_grad for m in maps] == [stage >= frozen for stage in range(4)]
+
+
 def test_bad_values() -> None:
+    for stages in (-1, 5):
+        with pytest.raises(InputError, match=rf"frozen_stages: {stages} is not in 0 to 4, the stages of a resnet18"):
+            Backbone(name="resnet18", frozen_stages=stages)
     with pytest.raises(InputError, match="levels"):
         Pyramid(Backbone(name="resnet18"), levels=(1, 5), channels=8, extra="conv")
     with pytest.raises(InputError, match="weights"):

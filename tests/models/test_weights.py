@@ -20,6 +20,7 @@ from xray_det.losses.softmax import Softmax
 from xray_det.models import Model, RetinaNet
 from xray_det.models.anchors import Anchors
 from xray_det.models.backbones import Backbone, Pyramid
+from xray_det.models.classifier import Cosine
 from xray_det.models.keys import Loaded
 from xray_det.models.predictions import Detector
 from xray_det.models.weights import (
@@ -93,6 +94,9 @@ def test_pretrained_file_and_the_fate_of_its_keys(tmp_path: Path) -> None:
         assert {key for key, _ in fate.left} == {"fc.weight", "fc.bias", "layer1.0.conv1.weight"}
         assert torch.equal(detector.pyramid.body.conv1.weight, state["conv1.weight"])
         assert any("layer1.0.conv1.weight" in line and "shape [3]" in line for line in fate.lines())
+
+
+COSINE = dataclasses.replace(tiny_faster_rcnn(), classifier=Cosine())
 
 
 def body(state: dict[str, torch.Tensor], folder: Path, **backbone: Any) -> tuple[torch.nn.Module, Loaded]:
@@ -199,12 +203,12 @@ def test_the_published_weights_are_taken_whole(shared_data: Path, tmp_path: Path
         torch.testing.assert_close(detector.pyramid.body.eval()(x)[-1], theirs.features(x), rtol=1e-3, atol=1e-3)
     save_detector(tmp_path, detector, SPACE)
     assert read_config(tmp_path)["architecture"]["backbone"] == {
-        "name": "mobilenet_v2", "norm": "frozen", "weights": "none", "partial": False,
+        "name": "mobilenet_v2", "norm": "frozen", "weights": "none", "partial": False, "frozen_stages": 0,
     }  # fmt: skip
     assert torch.equal(outputs(load_detector(tmp_path)[0]), outputs(detector))
 
 
-@pytest.mark.parametrize("config", [tiny_retinanet(), tiny_faster_rcnn()], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("config", [tiny_retinanet(), tiny_faster_rcnn(), COSINE], ids=["RetinaNet", "R-CNN", "Cosine"])
 def test_class_rows_follow_names(config: Model, tmp_path: Path) -> None:
     """Other classes in another order: a shared class's logits are the old ones."""
     torch.manual_seed(0)

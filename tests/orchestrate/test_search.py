@@ -75,3 +75,12 @@ def test_a_short_schedule_is_a_whole_one() -> None:
     assert search.shortened(made(natural, phase), 0.1, first=0).phases[0].warmup_steps == 10
     assert search.shortened(made(natural, phase), 0.01, first=0).phases[0].epochs == 1
     assert search.shortened(made(natural, phase), 1.0, first=0).phases == (natural, phase)
+
+
+def test_a_short_schedule_of_iterations_or_of_fractions_is_a_whole_one() -> None:
+    counted = Phase(iterations=1000, warmup_steps=100, drops=(600, 900))
+    part = Phase(epochs=0.5, warmup_epochs=0.1, drops=(0.4,))
+    short = search.shortened(made(counted, part), 0.25, first=0)
+    assert short.phases[0] == Phase(iterations=250, warmup_steps=25, drops=(150, 225))
+    assert short.phases[1] == Phase(epochs=0.125, warmup_epochs=0.025, drops=(0.1,))
+    assert search.shortened(made(counted, part), 0.0001, first=0).phases[0].iterations == 1

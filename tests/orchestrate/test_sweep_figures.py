@@ -11,22 +11,31 @@ from xray_det import storage
 from xray_det.evaluation.measured import ClassRow, Measured
 from xray_det.orchestrate.results import Row
 from xray_det.orchestrate.run_folder import Result, RunFolder
-from xray_det.orchestrate.sweep_figures import by_value, course, figures
+from xray_det.orchestrate.sweep_figures import by_value, course, curves, figures
 
 LAM = "phases.1.sampling.lam"
 PHASES = [{"epochs": 2, "drops": []}, {"epochs": 3, "drops": [2.0]}]
 
 
-def trained(folder: Path, lam: float, *, measured: tuple[int, ...] = (1, 2, 3), rung: int = 0, **row: Any) -> Row:
+def trained(
+    folder: Path,
+    lam: float,
+    *,
+    measured: tuple[float, ...] = (1, 2, 3),
+    rung: int = 0,
+    phases: list[dict[str, Any]] = PHASES,
+    **row: Any,
+) -> Row:
     """An arm whose second phase was measured after some epochs, at lam + epoch / 10; the first phase is the trunk's."""
     run = RunFolder(uri=str(folder), fingerprint="")
-    storage.write_json(run.path("experiment.json"), {"experiment": {"phases": PHASES}})
+    storage.write_json(run.path("experiment.json"), {"experiment": {"phases": phases}})
     metrics: dict[str, float] = {}
     for epoch in measured:
         metrics = {"val/AP": (lam + epoch) / 10, "val/AP_head": 0.5, "val/AP_tail": math.nan}
         ap = (ClassRow(name="rare", count=1, ap=lam / 10), ClassRow(name="often", count=9, ap=0.5))
         found = Measured(metrics=metrics, classes={"set/coco": ap, "set/voc": ap})
-        storage.write_json(run.validation(1, epoch), found.to_json())
+        at = None if epoch == measured[-1] else int(epoch)
+        storage.write_json(run.validation(1, at), {"epoch": epoch, **found.to_json()})
     end = Result(
         folder=run.uri, weights="", phases=("", ""), steps=9, metrics={}, validations=({"val/AP": 0.05}, metrics)
     )
@@ -39,6 +48,22 @@ def trained(folder: Path, lam: float, *, measured: tuple[int, ...] = (1, 2, 3), 
 def test_a_course_begins_with_what_the_trunk_was_measured_at(tmp_path: Path) -> None:
     points = course(trained(tmp_path, 0.7))
     assert {at: found["val/AP"] for at, found in points.items()} == pytest.approx({2: 0.05, 3: 0.17, 4: 0.27, 5: 0.37})
+
+
+def test_a_course_of_phases_that_end_within_an_epoch(tmp_path: Path) -> None:
+    """The trunk's iterations are no number of epochs here: a course then begins at its end."""
+    half = {"epochs": 2.5, "drops": [2.0]}
+    points = course(trained(tmp_path / "a", 0.7, measured=(1, 2, 2.5), phases=[PHASES[0], half]))
+    assert list(points) == [2, 3, 4, 4.5]
+    counted = {"epochs": None, "iterations": 90, "drops": [60.0]}
+    rows = {
+        f"{lam}": trained(tmp_path / f"{lam}", lam, measured=(1, 2.25), phases=[counted, counted]) for lam in (0.0, 1.0)
+    }
+    assert list(course(rows["0.0"])) == [0, 1, 2.25]
+    figure = curves(rows, "val/AP")
+    assert figure is not None
+    drops = [line.get_xdata()[0] for line in figure.axes[0].lines[2:]]
+    assert drops == [1.5]
 
 
 def test_a_sweep_of_one_number_has_all_figures(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from xray_det.orchestrate import trainer
 from xray_det.orchestrate.experiment import Prepared, Validation, prepare, read_experiment
 from xray_det.orchestrate.run_folder import CHECKPOINTS, RunFolder
 from xray_det.orchestrate.trainer import train
+from xray_det.orchestrate.validation import on_the_way
 from xray_det.orchestrate.worker import weight_saver
 from xray_det.tracking.journal import Journal, read_points
 from xray_det.train.evidence import Diverged, replay
@@ -109,6 +110,27 @@ def test_a_training_on_ray_equals_the_plain_loop_and_is_not_repeated(
 
 @pytest.mark.medium
 @pytest.mark.usefixtures("ray_cluster")
+def test_phases_that_end_within_an_epoch_are_measured_at_their_ends(dataset: str, tmp_path: Path) -> None:
+    """Epochs of 6 steps: one and a half of them, and 8 steps."""
+    natural, balanced = experiment(dataset, tmp_path).phases
+    part = replace(natural, epochs=1.5, drops=())
+    counted = replace(balanced, epochs=None, iterations=8, drops=(), sampling=SoftBalance(lam=(0.2, 1.0)))
+    made = experiment(dataset, tmp_path, workers=1, phases=(part, counted), validation=Validation(every=1))
+
+    def validate(weights: str, detections: str, journal: Journal) -> Measured:
+        return Measured(metrics={"val/AP": 0.5})
+
+    result = train(made, validate=validate)
+    assert result.steps == 17
+    assert result.validations == ({"val/AP": 0.5},) * 2
+    run = RunFolder(uri=made.folder, fingerprint="")
+    assert [list(on_the_way(run, phase)) for phase in (0, 1)] == [[1, 1.5], [1, 8 / 6]]
+    assert read_points(made.folder)["val/AP"] == dict.fromkeys((6, 9, 15, 17), 0.5)
+    assert Path(run.validation(1)).name == "phase-1-end.json"
+
+
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_loss_that_is_not_finite_ends_the_training_with_evidence(dataset: str, tmp_path: Path) -> None:
     wild = experiment(dataset, tmp_path, phases=(Phase(lr=1e9),), checkpoint_every=None, ema=None)
     with pytest.raises(Diverged) as caught:
@@ -168,7 +190,8 @@ def test_of_a_finished_runs_checkpoints_the_best_within_a_phase_stay(tmp_path: P
     validations = ((0, 1, 10, 0.5), (0, 2, 20, 0.6), (1, 1, 30, 0.7), (1, 2, 40, 0.9), (1, 3, 50, 0.4), (1, 4, 60, 0.3))
     for phase, epoch, step, score in validations:
         value = {"phase": phase, "epoch": epoch, "step": step, "metrics": {"val/AP": score}}
-        storage.write_json(folder.validation(phase, epoch), value)
+        ended = epoch == made.phases[phase].epochs
+        storage.write_json(folder.validation(phase, None if ended else epoch), value)
     for _ in range(2):
         trainer.remove_spent(folder, made)
         left = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}

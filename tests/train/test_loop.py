@@ -50,11 +50,18 @@ TWO_PHASES = (
 )
 
 
-@pytest.mark.parametrize("phases", [TWO_PHASES, (TWO_PHASES[0], Phase(epochs=1, keep_optimizer=True))])
+#: 7 steps and 3 of epochs of 5: both end within an epoch.
+BROKEN = (
+    Phase(epochs=1.4, lr=0.05, warmup_epochs=0.5, drops=(1.2,), clip=1.0),
+    Phase(iterations=3, lr=0.01, drops=(2,), keep_optimizer=True),
+)
+
+
+@pytest.mark.parametrize("phases", [TWO_PHASES, (TWO_PHASES[0], Phase(epochs=1, keep_optimizer=True)), BROKEN])
 def test_resume_is_bit_identical_wherever_it_was_stopped(tmp_path: Path, phases: tuple[Phase, ...]) -> None:
     plan = recipe(*phases, ema=0.9)
     whole = train(tmp_path / "whole", plan, dropout=0.2)
-    steps = sum(phase.epochs for phase in phases) * 5
+    steps = sum(phase.steps(5) for phase in phases)
     for stop in range(1, steps + 1):
         folder = tmp_path / str(stop)
         with pytest.raises(Stopped):
@@ -70,9 +77,38 @@ def test_resume_continues_at_the_last_checkpoint(tmp_path: Path) -> None:
     assert data.served == [(0, 0, 2), (0, 0, 3), (0, 0, 4), *itertools.product([0], [1], range(5))]
 
 
-def test_chunk_length_has_no_influence(tmp_path: Path) -> None:
-    models = [train(tmp_path / str(every), recipe(*TWO_PHASES, checkpoint_every=every)) for every in (1, 3, 5, None)]
+@pytest.mark.parametrize("phases", [TWO_PHASES, BROKEN])
+def test_chunk_length_has_no_influence(tmp_path: Path, phases: tuple[Phase, ...]) -> None:
+    models = [train(tmp_path / str(every), recipe(*phases, checkpoint_every=every)) for every in (1, 3, 5, None)]
     assert all(same(model, models[0]) for model in models)
+
+
+def test_a_phase_may_end_within_an_epoch(tmp_path: Path) -> None:
+    data = ToyData()
+    told: list[tuple[Position, int]] = []
+    ended: list[int] = []
+    context = PlainContext(
+        data,
+        tmp_path,
+        on_step=lambda position, total: told.append((position, total)),
+        on_phase_end=lambda phase, folder: ended.append(told[-1][0].step),
+    )
+    run(context, recipe(*BROKEN, Phase(epochs=1)), ToyDetector(), save_weights)
+    shown = [(0, 0, b) for b in range(5)] + [(0, 1, b) for b in range(2)] + [(1, 0, b) for b in range(3)]
+    assert data.served == [*shown, *((2, 0, b) for b in range(5))]
+    assert ended == [7, 10, 15]
+    assert {total for _, total in told} == {15}
+
+
+def test_a_fraction_is_the_beginning_of_the_whole(tmp_path: Path) -> None:
+    """The plan and all random draws of an epoch are the same however early it ends."""
+    common = {"lr": 0.05, "warmup_steps": 0}
+    with pytest.raises(Stopped):
+        train(tmp_path / "whole", recipe(Phase(epochs=2, **common), checkpoint_every=1), stop_at=8, dropout=0.2)
+    train(tmp_path / "part", recipe(Phase(iterations=7, **common)), dropout=0.2)
+    whole = load_file(tmp_path / "whole" / "checkpoints" / "00000007" / "weights" / "model.safetensors")
+    part = load_file(tmp_path / "part" / "phases" / "0" / "weights" / "model.safetensors")
+    assert all(torch.equal(part[name], value) for name, value in whole.items())
 
 
 def test_a_finished_training_makes_no_step(tmp_path: Path) -> None:
@@ -145,10 +181,11 @@ def test_averaged_weights_follow_their_recursion(tmp_path: Path) -> None:
     context = PlainContext(
         ToyData(), tmp_path, on_step=lambda position, total: history.append(detector.classifier.weight.detach().clone())
     )
-    averaged = run(context, recipe(ema=0.8), detector, save_weights)
+    averaged = run(context, recipe(ema=0.4), detector, save_weights)
     expected = history[0]  # the average starts at the weights after the first step
-    for weight in history[1:]:
-        expected = 0.8 * expected + 0.2 * weight
+    for updates, weight in enumerate(history[1:], 1):
+        decay = min(0.4, (1 + updates) / (10 + updates))  # 0.4 from the fifth on
+        expected = decay * expected + (1 - decay) * weight
     torch.testing.assert_close(averaged.classifier.weight, expected, rtol=1e-6, atol=1e-7)
     assert not torch.equal(averaged.classifier.weight, detector.classifier.weight)
 

@@ -18,7 +18,7 @@ def rates(phase: Phase, *, steps_per_epoch: int, start: int = 0) -> list[float]:
     optimizer = build_optimizer(model(), phase)
     schedule = build_schedule(optimizer, phase, steps_per_epoch=steps_per_epoch, step=start)
     seen = []
-    for _ in range(start, phase.epochs * steps_per_epoch):
+    for _ in range(start, phase.steps(steps_per_epoch)):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
@@ -101,3 +101,17 @@ def test_optimizers_get_their_settings() -> None:
     adam = build_optimizer(model(), Phase(lr=0.1, optimizer=AdamW(beta1=0.8, beta2=0.95)))
     assert isinstance(adam, torch.optim.AdamW)
     assert adam.param_groups[0]["betas"] == (0.8, 0.95)
+
+
+def test_drops_lie_at_fractions_of_epochs_or_at_iterations() -> None:
+    common = {"lr": 1.0, "warmup_steps": 0, "drop_factor": 0.5}
+    part = rates(Phase(epochs=1.5, drops=(0.25, 1.4), **common), steps_per_epoch=8)
+    assert part == [1.0] * 2 + [0.5] * 9 + [0.25]
+    counted = rates(Phase(iterations=12, drops=(2, 11), **common), steps_per_epoch=8)
+    assert counted == part
+
+
+def test_the_warm_up_of_a_phase_that_says_nothing_is_a_tenth_of_its_steps() -> None:
+    for phase in (Phase(epochs=0.5), Phase(iterations=20)):
+        seen = rates(phase, steps_per_epoch=40)
+        assert [lr < phase.lr for lr in seen] == [True] * 2 + [False] * 18

@@ -28,6 +28,18 @@ from xray_det.train.phase import SGD, AdamW, ClassRows, Head, Phase
         ({"ratio": (0.0, 0.0)}, "ratio"),
         ({"ratio": (1.0, -1.0)}, "ratio"),
         ({"epochs": 1, "sampling": SoftBalance(lam=(0.0, 1.0))}, "sampling.lam"),
+        ({"epochs": 0.7, "sampling": SoftBalance(lam=(0.0, 1.0))}, "sampling.lam"),
+        ({"sampling": SoftBalance(lam=(0.0, 1.0))}, "sampling.lam"),
+        ({"epochs": -0.5}, "epochs"),
+        ({"epochs": float("nan")}, "epochs"),
+        ({"epochs": float("inf")}, "epochs"),
+        ({"iterations": 0}, "iterations"),
+        ({"epochs": 1, "iterations": 10}, "iterations"),
+        ({"epochs": 0.5, "warmup_epochs": 0.6}, "warmup_epochs"),
+        ({"iterations": 100, "warmup_steps": 101}, "warmup_steps"),
+        ({"epochs": 0.5, "drops": (0.5,)}, "drops"),
+        ({"iterations": 100, "drops": (50, 100)}, "drops"),
+        ({"drops": (1,)}, "drops"),
     ],
 )
 def test_impossible_values_are_refused_by_name(changes: dict[str, Any], field: str) -> None:
@@ -60,10 +72,42 @@ def test_a_phase_survives_its_json_form() -> None:
 
 def test_lambda_moves_through_the_epochs_of_a_phase() -> None:
     phase = Phase(epochs=5, sampling=SoftBalance(lam=(0.2, 1.0)))
-    rules = [phase.sampling_at(epoch) for epoch in range(5)]
+    rules = [phase.sampling_at(epoch, 10) for epoch in range(5)]
     assert [rule.lam for rule in rules if isinstance(rule, SoftBalance)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert Phase(epochs=5, sampling=SoftBalance(lam=0.7)).sampling_at(3) == SoftBalance(lam=0.7)
-    assert Phase(epochs=5).sampling_at(3) == Natural()
+    assert Phase(epochs=5, sampling=SoftBalance(lam=0.7)).sampling_at(3, 10) == SoftBalance(lam=0.7)
+    assert Phase(epochs=5).sampling_at(3, 10) == Natural()
+
+
+@pytest.mark.parametrize("length", [{"epochs": 2.4}, {"epochs": 3}, {"iterations": 21}, {"iterations": 30}])
+def test_lambda_moves_to_the_last_epoch_that_is_begun(length: dict[str, Any]) -> None:
+    phase = Phase(sampling=SoftBalance(lam=(0.0, 1.0)), **length)
+    rules = [phase.sampling_at(epoch, 10) for epoch in range(3)]
+    assert [rule.lam for rule in rules if isinstance(rule, SoftBalance)] == [0.0, 0.5, 1.0]
+
+
+def test_lambda_cannot_move_where_iterations_make_one_epoch() -> None:
+    for iterations in (7, 10):
+        with pytest.raises(InputError, match=r"sampling\.lam"):
+            Phase(iterations=iterations, sampling=SoftBalance(lam=(0.0, 1.0))).sampling_at(0, 10)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [({}, 10), ({"epochs": 3}, 30), ({"epochs": 0.5}, 5), ({"epochs": 7.3}, 73), ({"epochs": 0.001}, 1),
+     ({"epochs": 1.26}, 13), ({"iterations": 1}, 1), ({"iterations": 999}, 999)],
+)  # fmt: skip
+def test_a_phase_has_so_many_steps(length: dict[str, Any], steps: int) -> None:
+    assert Phase(**length).steps(10) == steps
+
+
+def test_a_length_is_set_by_path() -> None:
+    assert replace(Phase(), "iterations", "500").length == 500
+    assert replace(Phase(epochs=2), "epochs", "7.3").length == 7.3
+    phase = replace(replace(Phase(epochs=12), "epochs", "none"), "iterations", "500")
+    assert (phase.length, phase.unit) == (500, "iterations")
+    assert from_dict(Phase, to_dict(phase)) == phase
+    whole = to_dict(replace(Phase(), "epochs", "12"))["epochs"]
+    assert (whole, type(whole)) == (12, int)
 
 
 def test_lambda_is_one_number_or_two_in_json_and_by_path() -> None:

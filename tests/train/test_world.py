@@ -97,6 +97,28 @@ def test_a_loss_that_counts_sees_the_rows_of_all_workers(tmp_path: Path, loss: E
     assert all(torch.equal(resumed[name], value) for name, value in two.items())
 
 
+class Following(ToyDetector):
+    """Its pixels pass a batch norm, whose running statistics depend on the images it was shown and on nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pyramid.insert(0, torch.nn.BatchNorm2d(3))
+
+
+def test_running_statistics_follow_the_steps_and_no_pass_that_is_thrown_away(tmp_path: Path) -> None:
+    common = {"phases": (Phase(epochs=1, lr=0.05), Phase(epochs=1, lr=0.05)), "detector": Following}
+    stopped = ({"name": "stopped", **common, "stop_at": 3}, {"name": "stopped", **common})
+    train(tmp_path, 2, {"name": "whole", **common}, *stopped)
+    mean = torch.zeros(3)
+    for phase in range(2):
+        for batch in ToyData(batch=12, world=2).batches(phase, 0, 0, 5):  # of rank 0, which writes the weights
+            mean = 0.9 * mean + 0.1 * (batch.images.float() / 255).mean((0, 2, 3))
+    whole, resumed = (weights(tmp_path / name, phase=1) for name in ("whole", "stopped"))
+    torch.testing.assert_close(whole["pyramid.0.running_mean"], mean)
+    assert whole["pyramid.0.num_batches_tracked"] == 10
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
 def test_a_parameter_without_a_part_in_the_loss_does_not_hang_ddp(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

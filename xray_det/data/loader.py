@@ -131,6 +131,11 @@ class Loader:
             raise InputError("data.classes", problem, remedy)
         return [classes for classes, _ in parts], rows
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches of a plan: of all images that it may hold, rounded up, however often it draws each."""
+        return -(-len(self.drawn[1]) // self.batch)
+
     def plan(self, sampling: Sampling, ratio: Sequence[float] | None, phase: int, epoch: int) -> np.ndarray:
         """int64 [M], row numbers of the annotations in the order of an epoch; M is a multiple of the global batch."""
         classes, rows = self.drawn

@@ -67,11 +67,12 @@ class SigmoidFocal:
 
 
 def focal_loss(logits: Tensor, values: Tensor, alpha: float | None, gamma: float) -> Tensor:
-    """L(x, t) of the module docstring, an element each; ``logits`` and ``values`` in [0, 1] of one shape."""
-    p = logits.sigmoid()
+    """L(x, t) of the module docstring, an element each; ``logits`` (finite) and ``values`` in [0, 1] of one shape."""
     loss = F.binary_cross_entropy_with_logits(logits, values, reduction="none")
     if gamma:
-        loss = loss * (p + values - 2 * p * values) ** gamma
+        # q = (1 - t) p + t (1 - p) by its logarithm: a power of q itself has no finite slope where q is 0.
+        log_q = torch.logaddexp(F.logsigmoid(logits) + (1 - values).log(), F.logsigmoid(-logits) + values.log())
+        loss = loss * (gamma * log_q).exp()
     return loss if alpha is None else loss * (alpha * values + (1 - alpha) * (1 - values))
 
 
@@ -131,7 +132,8 @@ class _FocalSum(torch.autograd.Function):
 
         with torch.enable_grad():
             listed = at_least_float32(logits.detach()[targets.image, targets.row]).requires_grad_()
-            each = focal_loss(listed, targets.values.to(listed.dtype), alpha, gamma)
+            finite = listed.masked_fill(~targets.known, 0.0)  # whatever an unknown class says, its gradient is 0
+            each = focal_loss(finite, targets.values.to(listed.dtype), alpha, gamma)
             each = torch.where(targets.known, each, 0.0)
             if balance is not None:
                 each = each * torch.where(targets.values > 0, up, down)

@@ -4,7 +4,11 @@ For a row of class i, over the C classes (eqs 2 to 6),
 
     L = -log e^z_i / (sum_{j != i} S_ij e^z_j + e^z_i),    S_ij = M_ij C_ij,
     M_ij = min(1, N_j / N_i)^p          mitigation, N the labels met in training so far (at least 1),
-    C_ij = max(1, sigma_j / sigma_i)^q  compensation, sigma the softmax; it has no gradient.
+    C_ij = max(1, sigma_j / max(sigma_i, eps))^q
+                                        compensation, sigma the softmax over the classes of the sum; no gradient.
+
+eps is not in the paper but in its authors' code (mmdetection, seesaw_loss.py): without it a class that the softmax
+gives a millionth makes C_ij up to 10^12, and its rivals take all of the row's gradient.
 
 The background has no part in that. An output of its own, C, says in every row that teaches whether it holds no object
 (binary cross-entropy); scores are softmax times the chance of an object. (The authors' two logits for this are one
@@ -29,15 +33,19 @@ class Seesaw:
     """Attributes:
     p: of the mitigation; 0 switches it off.
     q: of the compensation; 0 switches it off.
+    eps: least share of a row's own class that the compensation counts with; 0 is the paper's eq. 6 as printed.
     """
 
     p: float = 0.8
     q: float = 2.0
+    eps: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("p", "q"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(name, f"{getattr(self, name)} is not 0 or more", "Give 0 or more")
+        if not 0 <= self.eps < 1:
+            raise InputError("eps", f"{self.eps} is outside [0, 1)", "Give a share, such as 0.01")
 
     @property
     def needs(self) -> None:
@@ -74,16 +82,19 @@ class SeesawLoss(DataLoss):
         listed = at_least_float32(logits[targets.image, targets.row])
         z = listed[row, :-1]
         own = z.gather(1, label[:, None])
-        others = z.masked_fill((~targets.known | labels)[row], -math.inf) + self._log_weights(z.detach(), label)
-        mass = others.scatter(1, label[:, None], own).logsumexp(1)
+        competing = z.masked_fill((~targets.known | labels)[row], -math.inf).scatter(1, label[:, None], own)
+        mass = (competing + self._log_weights(competing.detach(), label)).logsumexp(1)
         self.see(met=labels.sum(0))
         return (mass - own[:, 0]).sum() + background_sum(logits, targets)
 
     def _log_weights(self, z: Tensor, label: Tensor) -> Tensor:
-        """log S_ij [Q, C]; the softmax' denominator drops out of the ratio of two scores."""
+        """log S_ij [Q, C] of logits that are minus infinity for classes outside the sum; 0 at the label itself."""
         log_met = self.met.clamp(min=1).log().to(z.dtype)
         mitigation = self.config.p * (log_met - log_met[label, None]).clamp(max=0)
-        return mitigation + self.config.q * (z - z.gather(1, label[:, None])).clamp(min=0)
+        log_share = z.log_softmax(1)
+        least = math.log(self.config.eps) if self.config.eps else -math.inf
+        own = log_share.gather(1, label[:, None]).clamp(min=least)
+        return mitigation + self.config.q * (log_share - own).clamp(min=0)
 
     def scores(self, logits: Tensor) -> Tensor:
         x = at_least_float32(logits)

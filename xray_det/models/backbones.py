@@ -23,6 +23,9 @@ from xray_det.models.norm import FrozenNorm, Norm, SyncNorm, fold_frozen, norm_l
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 
+#: Of every backbone: C2 to C5.
+STAGES = 4
+
 BackboneName = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"
 ]
@@ -39,14 +42,23 @@ class Backbone:
         weights: "none", "library" (torchvision's ImageNet weights, downloaded), or a file (.safetensors, .pth) with
             every tensor of the network, alone or in a detector, under torchvision's names or those of models/naming.py.
         partial: take what fits of the weights, and leave the rest of the network as it was drawn.
+        frozen_stages: so many stages, counted from the pixels, never learn: neither convolutions nor norms, whose
+            statistics stand still too. Stage s is what leads to C(s + 1), the last layers at stride 2^(s + 1); the stem
+            is part of stage 1. Of a ResNet, stage 1 is conv1, bn1 and layer1, then stage s is layer s (from 1 on,
+            mmdetection's ``frozen_stages``, and 4 minus torchvision's ``trainable_layers``); of a MobileNet, stage s
+            is the blocks of ``features`` before the one that halves to stride 2^(s + 2), stage 4 the rest. 0: none.
     """
 
     name: BackboneName = "resnet50"
     norm: Literal["auto", "group", "frozen", "sync"] = "auto"
     weights: str = "none"
     partial: bool = False
+    frozen_stages: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.frozen_stages <= STAGES:
+            problem = f"{self.frozen_stages} is not in 0 to {STAGES}, the stages of a {self.name}"
+            raise InputError("backbone.frozen_stages", problem, f"Give at most {STAGES}, or 0 to train all")
         if not self.weights:
             raise InputError("backbone.weights", "is empty", 'Give "none", "library" or a file')
 
@@ -147,16 +159,21 @@ class _Body(nn.Module):
         self._cuts = tuple(cuts)
         if norm == "frozen":
             fold_frozen(self)
+        for layer in self._layers()[: cuts[config.frozen_stages]]:
+            layer.requires_grad_(False)  # a norm that learns nothing does not follow statistics (train/freeze.py)
         with torch.no_grad():
             training = self.training
             self.channels = [stage.shape[1] for stage in self.eval()(torch.zeros(1, 3, 32, 32))]
             self.train(training)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        layers = list(self.features if hasattr(self, "features") else self.children())
-        stages = []
+        layers, stages = self._layers(), []
         for start, stop in pairwise(self._cuts):
             for layer in layers[start:stop]:
                 x = layer(x)
             stages.append(x)
         return stages
+
+    def _layers(self) -> list[nn.Module]:
+        """In the order of the forward pass; stage s (from 0) is those from ``_cuts[s]`` to ``_cuts[s + 1]``."""
+        return list(self.features if hasattr(self, "features") else self.children())

@@ -4,6 +4,7 @@ Shape letters: B images, S proposals an image, R sampled proposals (RoIs) an ima
 Boxes are regressed without regard to class, so that classes can be added, shared and left unlabelled freely.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,9 +19,10 @@ from xray_det.losses.box import BoxCode, GIoU, SmoothL1
 from xray_det.losses.softmax import Softmax
 from xray_det.losses.targets import ClassificationLoss, at_least_float32
 from xray_det.models.backbones import Backbone, Pyramid
+from xray_det.models.classifier import Classifier, Linear
 from xray_det.models.decoding import Decoding, detect
 from xray_det.models.matcher import Match, assign, match, pad_boxes
-from xray_det.models.predictions import Detections, Detector, Losses, Predictions
+from xray_det.models.predictions import Detections, Detector, Losses, Predictions, check_loss_weights
 from xray_det.models.roi_align import level_of, roi_align
 from xray_det.models.rpn import ProposalNetwork, Proposals
 from xray_det.models.sampling import SampleKey, choose, priorities
@@ -37,6 +39,9 @@ class FasterRCNN:
         pool: bins an axis of a pooled RoI.
         rois: sampled an image for training; positive_share: at most this share of them positive.
         foreground_iou: a RoI is positive from here on and background below.
+        classifier: the RoI head's last layer.
+        loss_weights: loss term (proposal_objectness, proposal_box, classification, box) -> factor, 1 unless named. The
+            curves show the terms with it.
     """
 
     backbone: Backbone = field(default_factory=Backbone)
@@ -48,11 +53,14 @@ class FasterRCNN:
     rois: int = 512
     positive_share: float = 0.25
     foreground_iou: float = 0.5
+    classifier: Classifier = field(default_factory=Linear)
     classification: Classification = field(default_factory=Softmax)
     box: SmoothL1 | GIoU = field(default_factory=SmoothL1)
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
     decoding: Decoding = field(default_factory=Decoding)
 
     def __post_init__(self) -> None:
+        check_loss_weights(self.loss_weights, ("proposal_objectness", "proposal_box", "classification", "box"))
         if not 0 < self.foreground_iou <= 1:
             raise InputError("foreground_iou", f"{self.foreground_iou} is outside (0, 1]", "Give an overlap")
         if not 0 < self.positive_share <= 1:
@@ -91,7 +99,7 @@ class FasterRCNNDetector(Detector):
                 nn.Linear(config.head_channels, config.head_channels),
             ]
         )
-        self.class_head = nn.Linear(config.head_channels, config.classification.num_outputs(num_classes))
+        self.class_head = config.classifier.build(config.head_channels, config.classification.num_outputs(num_classes))
         self.box_head = nn.Linear(config.head_channels, 4)
         nn.init.normal_(self.class_head.weight, std=0.01)
         self.class_head.load_state_dict({"bias": config.classification.initial_bias(num_classes)}, strict=False)
@@ -169,7 +177,7 @@ class FasterRCNNDetector(Detector):
                 "box": box.sum(),
             },
             counts={**first.counts, "classification": sampled, "box": sampled},
-        )
+        ).weighted(config.loss_weights)
 
     def decode(self, predictions: Predictions, sizes: Tensor) -> Detections:
         return detect(predictions, sizes, self.settings.decoding, self.classification, self.code)

@@ -3,6 +3,8 @@
 Shape letters: B images, R rows an image (anchors, proposals or queries), C classes, K classifier outputs, M detections.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,20 @@ class Losses:
     def mean(self) -> dict[str, Tensor]:
         """Each loss of a batch that lies on one rank alone."""
         return {name: total / self.counts[name].clamp(min=1) for name, total in self.sums.items()}
+
+    def weighted(self, weights: Mapping[str, float]) -> "Losses":
+        """The same with each named sum times its weight."""
+        sums = {name: total * weights[name] if name in weights else total for name, total in self.sums.items()}
+        return Losses(sums=sums, counts=self.counts)
+
+
+def check_loss_weights(weights: Mapping[str, float], terms: Sequence[str]) -> None:
+    """Raises InputError for a name that is none of the detector's loss terms, or a weight that cannot be."""
+    for name, weight in weights.items():
+        if name not in terms:
+            raise InputError("loss_weights", f"there is no loss term {name!r}", f"Give {', '.join(terms)}")
+        if not 0 <= weight < math.inf:
+            raise InputError(f"loss_weights.{name}", f"{weight} is no weight", "Give 0 or more")
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ Shape letters: B images, R anchors of the canvas, A anchors a cell, C classes, K
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,7 +23,7 @@ from xray_det.models.backbones import Backbone, Pyramid
 from xray_det.models.decoding import Decoding, detect
 from xray_det.models.matcher import assign, match
 from xray_det.models.norm import group_norm
-from xray_det.models.predictions import Detections, Detector, Losses, Predictions
+from xray_det.models.predictions import Detections, Detector, Losses, Predictions, check_loss_weights
 from xray_det.models.sampling import SampleKey
 from xray_det.models.weights import load_backbone
 
@@ -42,6 +43,7 @@ class RetinaNet:
         head_layers: 3x3 convolutions in each of the two heads, before the last.
         head_norm: group norm in the heads; helps a training from scratch.
         foreground_iou, background_iou: an anchor is positive from the first on and background below the second.
+        loss_weights: loss term (classification, box) -> factor, 1 unless named. The curves show the terms with it.
     """
 
     backbone: Backbone = field(default_factory=Backbone)
@@ -54,9 +56,11 @@ class RetinaNet:
     box: SmoothL1 | GIoU = field(default_factory=lambda: SmoothL1(beta=0.0))
     foreground_iou: float = 0.5
     background_iou: float = 0.4
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
     decoding: Decoding = field(default_factory=Decoding)
 
     def __post_init__(self) -> None:
+        check_loss_weights(self.loss_weights, ("classification", "box"))
         if not 0 < self.background_iou <= self.foreground_iou <= 1:
             raise InputError(
                 "foreground_iou, background_iou",
@@ -142,7 +146,7 @@ class RetinaNetDetector(Detector):
                 "box": box.sum(),
             },
             counts={"classification": positives, "box": positives},
-        )
+        ).weighted(config.loss_weights)
 
     def decode(self, predictions: Predictions, sizes: Tensor) -> Detections:
         return detect(predictions, sizes, self.settings.decoding, self.classification, self.code)

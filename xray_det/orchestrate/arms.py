@@ -57,9 +57,11 @@ class Arms(Plan):
                 raise InputError(name, f"{getattr(self, name)} is less than {least}", f"Give at least {least}")
         if self.samples > 1 and not search.is_drawn(self.space):
             raise InputError("samples", "lists would be gone through twice alike", 'Sweep the seed too: "seed": [0, 1]')
-        lengths = [[p.epochs for p in self.schedule(rung).phases] for rung in range(len(self.rungs))]
+        lengths = [[p.length for p in self.schedule(rung).phases] for rung in range(len(self.rungs))]
         if any(a == b for a, b in pairwise(lengths)):
-            raise InputError("rungs", f"two of them have the same epochs, {lengths}", "Give more epochs or fewer rungs")
+            raise InputError(
+                "rungs", f"two of them have the same epochs or iterations, {lengths}", "Give more or fewer rungs"
+            )
 
     @property
     def first(self) -> int:

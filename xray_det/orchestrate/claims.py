@@ -29,6 +29,7 @@ Cost: rendering and ingest take seconds, once.
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from xray_det.data.annotations import Selection
 from xray_det.data.augmentation import Augmentation
@@ -126,10 +127,12 @@ def phase(epochs: int = EPOCHS, sampling: Sampling | None = None) -> Phase:
 
 
 def second(first: Phase, sampling: Sampling) -> Phase:
-    """What goes on from a phase: half as long, with half its learning rate and a drop of its own."""
-    epochs = max(1, first.epochs // 2)
-    drops = tuple(drop * epochs / first.epochs for drop in first.drops)
-    return replace(first, epochs=epochs, sampling=sampling, lr=first.lr / 2, drops=drops)
+    """What goes on from a phase: half as long, in whole epochs if that has any, with half its learning rate and a drop
+    of its own."""
+    length = max(min(1, first.length), first.length // 2)
+    drops = tuple(drop * length / first.length for drop in first.drops)
+    resized: dict[str, Any] = {first.unit: length}
+    return replace(first, **resized, sampling=sampling, lr=first.lr / 2, drops=drops)
 
 
 def experiment(*, smoke: bool = False) -> Experiment:

@@ -123,7 +123,8 @@ class Experiment:
         threads: torch's threads in a worker on CPU. More than one beside another busy process is many times slower.
         checkpoint_every: global batches between checkpoints; None for about a minute of work.
         precision: bf16 runs the network under autocast, losses stay float32.
-        ema: decay of an averaged copy of the weights, which is then the result; None for none.
+        ema: decay of an averaged copy of the weights, which is then the result; None for none. It rises to this value
+            over the first steps (train/average.py), so that a high one serves a short training too.
         log_every: steps between points of the training curves.
         start_from: weights folder of another detector; parameters are taken by name, classifier rows by class name,
             and all of both detectors must fit but classes, their loss's outputs, and what the loss counted. A norm

@@ -3,7 +3,7 @@
 experiment.json        the resolved experiment, the datasets' fingerprints, the fingerprint of both
 phases/N/              the checkpoint at the end of phase N: weights/ is the model, ema/ its average
 phases/N/detections/   its detections of the validation images
-validations/           what was measured of a checkpoint: phase-P-epoch-E.json
+validations/           what was measured of a checkpoint: phase-P-epoch-E.json, at its end phase-P-end.json
 checkpoints/           the newest checkpoint and the best ones, in Ray Train's keeping; of a finished run those of the
                        best that lie within a phase
 latest.json            which of them is the newest that is whole
@@ -151,9 +151,15 @@ class RunFolder:
         """URI of the weights folder of a checkpoint that may be removed when better ones come."""
         return self.path(CHECKPOINTS, checkpoint_name(step), "ema" if averaged else "weights")
 
-    def validation(self, phase: int, epoch: int) -> str:
-        """URI of what was measured after so many epochs of a phase."""
-        return self.path("validations", f"phase-{phase}-epoch-{epoch}.json")
+    def validation(self, phase: int, epoch: int | None = None) -> str:
+        """URI of what was measured after so many epochs of a phase; None: at its end, be it within an epoch."""
+        return self.path("validations", f"phase-{phase}-{'end' if epoch is None else f'epoch-{epoch}'}.json")
+
+    def validations(self) -> list[str]:
+        """URIs of all that was measured, in no order."""
+        fs, path = storage.locate(self.path("validations"))
+        infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        return [self.path("validations", info.base_name) for info in infos if info.base_name.endswith(".json")]
 
     def _below(self, uri: str) -> str:
         """Relative to the folder, which may be moved, if it lies in there."""

@@ -69,7 +69,7 @@ def first_searched(experiment: Experiment, space: Space) -> int:
 
 
 def shortened(experiment: Experiment, fraction: float, first: int) -> Experiment:
-    """A complete schedule of ``fraction`` of the epochs: from phase ``first`` on each phase is shorter, and its warm-up
+    """A complete schedule of ``fraction`` of the length: from phase ``first`` on each phase is shorter, and its warm-up
     and drops come as much earlier. A schedule that is cut off instead ranks arms by how they do before the drop, where
     too high a lambda leads (paper 002, Fig. 4)."""
     phases = (*experiment.phases[:first], *(_shorter(phase, fraction) for phase in experiment.phases[first:]))
@@ -77,11 +77,15 @@ def shortened(experiment: Experiment, fraction: float, first: int) -> Experiment
 
 
 def _shorter(phase: Phase, fraction: float) -> Phase:
-    epochs = max(1, round(phase.epochs * fraction))
-    scale = epochs / phase.epochs
+    """A phase of whole epochs stays one, of at least one."""
+    length = phase.length * fraction
+    if phase.length % 1 == 0:
+        length = max(1, round(length))
+    scale = length / phase.length
+    resized: dict[str, Any] = {phase.unit: length}
     return replace(
         phase,
-        epochs=epochs,
+        **resized,
         drops=tuple(drop * scale for drop in phase.drops),
         warmup_steps=None if phase.warmup_steps is None else round(phase.warmup_steps * scale),
         warmup_epochs=None if phase.warmup_epochs is None else phase.warmup_epochs * scale,

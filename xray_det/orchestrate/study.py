@@ -10,6 +10,7 @@ A training of several phases goes on from that of the phases before its last, wh
 then soft-balance with this lambda or that.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -105,9 +106,10 @@ class Training:
         return self.identity.key
 
     @property
-    def last_epochs(self) -> int:
-        """Epochs that it adds to what it begins with."""
-        return self.experiment.phases[-1].epochs
+    def last_epochs(self) -> float:
+        """Epochs that it adds to what it begins with; of iterations nobody knows here how many epochs they are: one."""
+        last = self.experiment.phases[-1]
+        return last.length if last.unit == "epochs" else 1
 
     def finished(self) -> Result | None:
         return RunFolder(uri=self.experiment.folder, fingerprint="").finished()
@@ -323,7 +325,8 @@ def _outcome(training: Training, result: Result) -> Outcome:
     experiment = training.experiment
     curve: tuple[Mapping[str, float], ...] = ()
     if experiment.validation.every is not None:
-        run, last = RunFolder(uri=result.folder, fingerprint=""), len(experiment.phases) - 1
-        curve = on_the_way(run, last, training.last_epochs)
+        measured = on_the_way(RunFolder(uri=result.folder, fingerprint=""), len(experiment.phases) - 1)
+        *_, end = measured
+        curve = (*(measured.get(epoch, {}) for epoch in range(1, math.ceil(end))), measured[end])
     minutes = result.seconds.get("total", float("nan")) / 60
     return Outcome(metrics=result.validations[-1], minutes=minutes, commit=commit(), curve=curve)

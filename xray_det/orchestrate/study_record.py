@@ -78,8 +78,8 @@ class Outcome:
 
     Attributes:
         metrics: of its last validation, as validation.measure_experiment names them; NaN where undefined.
-        curve: metrics after each epoch of its last phase, empty for one that was not measured; () where the phase's end
-            alone was to be measured.
+        curve: metrics after each epoch of its last phase, the last of which may end early, empty for one that was not
+            measured; () where the phase's end alone was to be measured.
         minutes: that its last phase took, from the call to the result.
         commit: of the code that trained it.
     """

@@ -74,35 +74,37 @@ def curves(arms: Mapping[str, Row], metric: str) -> Figure | None:
     """The metric, and AP of each band, after every measured epoch; dashed where the learning rate drops. None where
     nothing was measured but the phases' ends."""
     measured = {name: course(row) for name, row in arms.items()}
-    phases = _phases(next(iter(arms.values())))
+    first = next(iter(arms.values()))
+    phases, lengths = _phases(first), _epochs(first)
     if max(len(points) for points in measured.values()) <= len(phases):
         return None
     names = _metrics(metric, [points[max(points)] for points in measured.values()])
     figure, panels = _panels(names)
     for axes, name in zip(panels, names, strict=True):
         for colour, (arm, points) in zip(_colours(len(arms)), measured.items(), strict=True):
-            epochs = sorted(points)
-            axes.plot(epochs, [points[at].get(name, math.nan) for at in epochs], ".-", color=colour, label=arm)
-        begun = 0
-        for phase in phases:
-            for drop in phase["drops"]:
-                axes.axvline(begun + drop, color="black", ls="--", lw=0.8)
-            begun += phase["epochs"]
+            xs = sorted(points)
+            axes.plot(xs, [points[at].get(name, math.nan) for at in xs], ".-", color=colour, label=arm)
+        begun = 0.0
+        for phase, epochs in zip(phases, lengths, strict=True):
+            for drop in phase["drops"] if epochs else ():
+                axes.axvline(begun + drop * epochs / _length(phase), color="black", ls="--", lw=0.8)
+            begun += epochs
         axes.set_xlabel("epochs")
     panels[-1].legend(fontsize="small")
     return figure
 
 
-def course(row: Row) -> dict[int, Mapping[str, float]]:
+def course(row: Row) -> dict[float, Mapping[str, float]]:
     """Epochs of all phases -> what was measured of a training then; of phases that another run made, at their ends."""
-    folder, lengths = RunFolder(uri=row.folder, fingerprint=""), [phase["epochs"] for phase in _phases(row)]
+    folder = RunFolder(uri=row.folder, fingerprint="")
     result = folder.finished()
-    points: dict[int, Mapping[str, float]] = {}
-    for number, epochs in enumerate(lengths):
-        begun = sum(lengths[:number])
-        points |= {begun + epoch: at for epoch, at in enumerate(on_the_way(folder, number, epochs), 1) if at}
+    points: dict[float, Mapping[str, float]] = {}
+    begun = 0.0
+    for number, epochs in enumerate(_epochs(row)):
+        points |= {begun + epoch: at for epoch, at in on_the_way(folder, number).items()}
+        begun += epochs
         if result is not None and result.validations[number]:
-            points[begun + epochs] = result.validations[number]
+            points[begun] = result.validations[number]
     return points
 
 
@@ -110,8 +112,7 @@ def classes(arms: Mapping[str, Row]) -> dict[str, Figure]:
     """For each dataset, by its publishers' protocol, AP a class in order of training frequency, a line an arm."""
     last: dict[str, Measured] = {}
     for name, row in arms.items():
-        phases = _phases(row)
-        address = RunFolder(uri=row.folder, fingerprint="").validation(len(phases) - 1, phases[-1]["epochs"])
+        address = RunFolder(uri=row.folder, fingerprint="").validation(len(_phases(row)) - 1)
         if (found := read_measured(address)) is not None:
             last[name] = found
     keys = headline(dict.fromkeys(key for found in last.values() for key in found.classes))
@@ -127,6 +128,21 @@ def _phases(row: Row) -> list[dict[str, Any]]:
     """The phases of a training, as JSON."""
     phases: list[dict[str, Any]] = storage.read_json(storage.join(row.folder, EXPERIMENT))["experiment"]["phases"]
     return phases
+
+
+def _length(phase: Mapping[str, Any]) -> float:
+    """Of a phase as JSON, in its own unit."""
+    return float(phase.get("iterations") or phase["epochs"] or 1)
+
+
+def _epochs(row: Row) -> list[float]:
+    """Of each phase. How many those of iterations make was written where they were measured, in the run that made
+    them; of another run's phase it is not known here and counts as none."""
+    folder = RunFolder(uri=row.folder, fingerprint="")
+    return [
+        max(on_the_way(folder, number), default=0.0) if phase.get("iterations") else _length(phase)
+        for number, phase in enumerate(_phases(row))
+    ]
 
 
 def _scored(row: Row) -> bool:

@@ -174,10 +174,10 @@ def _measuring(assignment: Assignment, validate: Validate | None) -> Measuring |
 
 def _measure_what_is_missing(measuring: Measuring, experiment: Experiment, first: int) -> None:
     """Phases' ends whose validation failed, or was forgotten with a record that was cut off. Here it may raise."""
-    for number, phase in enumerate(experiment.phases[first:], first):
-        if not storage.exists(measuring.run.validation(number, phase.epochs)):
-            step = storage.read_json(storage.join(measuring.run.phase(number), OUTCOME))["steps"]
-            measuring(None, phase=number, epoch=phase.epochs, step=step, ended=True)
+    for number in range(first, len(experiment.phases)):
+        if not storage.exists(measuring.run.validation(number)):
+            end = storage.read_json(storage.join(measuring.run.phase(number), OUTCOME))
+            measuring(None, phase=number, epoch=end["epoch"], step=end["steps"], ended=True)
 
 
 class _Trainer(TorchTrainer):
@@ -229,8 +229,8 @@ def _result(
     averaged = experiment.ema is not None
     first = len(begin.phases) if begin is not None else 0
     own = range(first, len(experiment.phases))
-    addresses = [folder.validation(phase, experiment.phases[phase].epochs) for phase in own]
-    found = tuple(dict(measured.metrics) if (measured := read_measured(a)) else {} for a in addresses)
+    ends = [read_measured(folder.validation(phase)) for phase in own]
+    found = tuple({} if measured is None else dict(measured.metrics) for measured in ends)
     hours = outcome["worker_hours"]
     return Result(
         folder=folder.uri,
@@ -250,15 +250,12 @@ def _result(
 
 def measured_weights(folder: RunFolder, experiment: Experiment) -> list[str]:
     """The weights folders that have a validation's score and are still there, the best first."""
-    fs, path = storage.locate(folder.path("validations"))
-    files = [info.path for info in fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))]
-    found = [storage.read_json(folder.path("validations", file.rsplit("/", 1)[1])) for file in files]
     averaged, metric = experiment.ema is not None, experiment.validation.metric
     candidates = []
-    for value in found:
-        ended = value["epoch"] == experiment.phases[value["phase"]].epochs
+    for address in folder.validations():
+        value = storage.read_json(address)
         weights = folder.weights(value["phase"], averaged=averaged)
-        if not ended:
+        if address != folder.validation(value["phase"]):
             weights = folder.checkpoint(value["step"], averaged=averaged)
         score = value["metrics"].get(metric)
         if score is not None and storage.exists(weights):

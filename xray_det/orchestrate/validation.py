@@ -47,10 +47,11 @@ class Measuring:
     metric: str
 
     def __call__(
-        self, checkpoint: Checkpoint | None, *, phase: int, epoch: int, step: int, ended: bool
+        self, checkpoint: Checkpoint | None, *, phase: int, epoch: float, step: int, ended: bool
     ) -> dict[str, Any]:
-        """Measure the checkpoint after ``epoch`` epochs of a phase; ``ended``: they were all of it."""
-        address = self.run.validation(phase, epoch)
+        """Measure the checkpoint after ``epoch`` epochs of a phase; ``ended``: they were all of it, and may be no whole
+        number of them."""
+        address = self.run.validation(phase, None if ended else int(epoch))
         if not storage.exists(address):
             folder = self.run.weights(phase, averaged=self.averaged)
             detections = self.run.detections(phase)
@@ -75,10 +76,14 @@ def read_measured(address: str) -> Measured | None:
     return Measured.from_json(storage.read_json(address)) if storage.exists(address) else None
 
 
-def on_the_way(run: RunFolder, phase: int, epochs: int) -> tuple[Mapping[str, float], ...]:
-    """The metrics after each of so many epochs of a phase, empty where there was no validation."""
-    found = [read_measured(run.validation(phase, epoch)) for epoch in range(1, epochs + 1)]
-    return tuple({} if measured is None else measured.metrics for measured in found)
+def on_the_way(run: RunFolder, phase: int) -> dict[float, Mapping[str, float]]:
+    """Epochs of a phase, rising, -> the metrics that were measured after them; its end is the last."""
+    found = {}
+    for address in run.validations():
+        if address.rsplit("/", 1)[1].startswith(f"phase-{phase}-"):
+            value = storage.read_json(address)
+            found[value["epoch"]] = Measured.from_json(value, address).metrics
+    return dict(sorted(found.items()))
 
 
 def measure_experiment(weights: str, detections: str, journal: Journal, *, experiment: Experiment) -> Measured:

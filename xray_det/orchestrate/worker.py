@@ -176,7 +176,9 @@ class RayContext:
         return {**self._outcome, "marks": self._marks}
 
     def steps_per_epoch(self, phase: int) -> int:
-        return len(self._planned(phase, 0)) // self._experiment.batch
+        return (
+            len(self._planned(phase, 0)) // self._experiment.batch
+        )  # planned: what cannot be drawn is told at the start
 
     def batches(self, phase: int, epoch: int, start: int, stop: int) -> Iterator[Batch]:
         plan = self._planned(phase, epoch)
@@ -190,7 +192,8 @@ class RayContext:
     def _planned(self, phase: int, epoch: int) -> np.ndarray:
         if self._plan is None or self._plan[0] != (phase, epoch):
             settings = self._experiment.phases[phase]
-            self._plan = (phase, epoch), self._loader.plan(settings.sampling_at(epoch), settings.ratio, phase, epoch)
+            sampling = settings.sampling_at(epoch, self._loader.steps_per_epoch)
+            self._plan = (phase, epoch), self._loader.plan(sampling, settings.ratio, phase, epoch)
         return self._plan[1]
 
     @contextmanager
@@ -219,7 +222,8 @@ class RayContext:
         now = time.monotonic()
         hours = self._outcome["worker_hours"] + self.world * (now - self._counted) / 3600
         self._counted = now
-        self._outcome = {"steps": position.step, "metrics": dict(metrics), "worker_hours": hours}
+        phase, epoch = (position.phase, position.epoch) if phase_end is None else (phase_end, self._epochs(phase_end))
+        self._outcome = {"steps": position.step, "epoch": epoch, "metrics": dict(metrics), "worker_hours": hours}
         numbers = {**metrics, **asdict(position), SCORE: UNMEASURED}
         if self.rank != 0:
             ray.train.report(numbers, checkpoint=None, checkpoint_dir_name=name)
@@ -234,20 +238,22 @@ class RayContext:
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=partial(_upload, run=self._run, phase_end=phase_end, journal=self._journal),
             delete_local_checkpoint_after_upload=True,
-            validation=self._to_measure(position, phase_end) or False,
+            validation=self._to_measure(position, phase, epoch, ended=phase_end is not None) or False,
         )
 
-    def _to_measure(self, position: Position, phase_end: int | None) -> ValidationTaskConfig | None:
+    def _epochs(self, phase: int) -> float:
+        """How many a phase has."""
+        settings = self._experiment.phases[phase]
+        if settings.unit == "epochs":
+            return settings.length
+        return settings.length / self._loader.steps_per_epoch
+
+    def _to_measure(self, position: Position, phase: int, epoch: float, *, ended: bool) -> ValidationTaskConfig | None:
         """How the checkpoint is to be measured, if it is."""
-        if not self._validate:
+        every = self._experiment.validation.every
+        if not self._validate or (not ended and (position.batch or every is None or epoch % every)):
             return None
-        phase, epoch, every = position.phase, position.epoch, self._experiment.validation.every
-        if phase_end is not None:
-            phase, epoch = phase_end, self._experiment.phases[phase_end].epochs
-        elif position.batch or every is None or epoch % every:
-            return None
-        where = {"phase": phase, "epoch": epoch, "step": position.step, "ended": phase_end is not None}
-        return ValidationTaskConfig(fn_kwargs=where)
+        return ValidationTaskConfig(fn_kwargs={"phase": phase, "epoch": epoch, "step": position.step, "ended": ended})
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         if self._journal is not None:

@@ -16,19 +16,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from xray_det.data.batch import Batch
 from xray_det.errors import InputError
 from xray_det.losses.targets import DataLoss
 from xray_det.models.predictions import Detector
 from xray_det.train import checkpoint, evidence
+from xray_det.train.average import averaged
 from xray_det.train.checkpoint import OptimizerState, SaveWeights
 from xray_det.train.context import Context, Position
 from xray_det.train.freeze import freeze, learnable
 from xray_det.train.optimizer import build_optimizer, build_schedule
 from xray_det.train.phase import Phase
-from xray_det.train.step import NonFinite, Precision, StepKey, Stepper, compute_terms, native_precision, summed
+from xray_det.train.step import (
+    NonFinite,
+    Precision,
+    StepKey,
+    Stepper,
+    compute_terms,
+    native_precision,
+    summed,
+    unchanged_buffers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +54,7 @@ class Recipe:
     Args:
         checkpoint_every: global batches of a chunk; None for what takes a minute, measured. It has no influence on
             the weights.
-        ema: decay of the averaged weights, None for no averaging.
+        ema: highest decay of the averaged weights (average.py), None for no averaging.
         log_every: steps between two points of the training curves, each the mean since the one before.
         classes: names of the unified classes, in the order of the classifier's outputs.
         fingerprints: [P + 1], of the configuration with its first 0, 1, ... P phases, or none; a checkpoint of another
@@ -90,9 +99,7 @@ class _Run:
         self.learnable = learnable(detector)
         if recipe.precision == "bf16" and native_precision(context.device) != "bf16" and context.rank == 0:
             logger.warning("this %s has no bf16 and is several times faster with precision=fp32", context.device.type)
-        self.ema = None
-        if recipe.ema is not None:
-            self.ema = AveragedModel(self.detector, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self.ema = None if recipe.ema is None else averaged(self.detector, recipe.ema)
         self.position = Position()
         self.optimizer_state: OptimizerState | None = None
         with context.resume() as folder:
@@ -103,7 +110,7 @@ class _Run:
             if isinstance(module, DataLoss):
                 module.require_statistics()
         self.chunk = recipe.checkpoint_every or FIRST_CHUNK
-        self.total_steps = sum(p.epochs * context.steps_per_epoch(i) for i, p in enumerate(recipe.phases))
+        self.total_steps = sum(p.steps(context.steps_per_epoch(i)) for i, p in enumerate(recipe.phases))
 
     def all_phases(self) -> nn.Module:
         while self.position.phase < len(self.recipe.phases):
@@ -128,7 +135,7 @@ class _Run:
         stepper: Stepper | None = None
         while self.position.phase == number:
             start, epoch = self.position.batch, self.position.epoch
-            stop = min(start + self.chunk, steps)
+            stop = min(start + self.chunk, steps, phase.steps(steps) - epoch * steps)  # a phase may end within an epoch
             meter = Meter(context, recipe.log_every, self.total_steps)
             began = time.perf_counter()
             for batch in _waited(context.batches(number, epoch, start, stop), meter):
@@ -171,11 +178,11 @@ class _Run:
         self.optimizer_state = checkpoint.optimizer_state(optimizer)
 
     def _advance(self, phase: Phase, steps: int) -> None:
-        """From behind the last batch to the next epoch, from behind the last epoch to the next phase."""
-        if self.position.batch == steps:
+        """From behind an epoch's last batch to the next epoch, from behind the phase's last one to the next phase."""
+        if self.position.epoch * steps + self.position.batch == phase.steps(steps):
+            self.position = replace(self.position, phase=self.position.phase + 1, epoch=0, batch=0)
+        elif self.position.batch == steps:
             self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0)
-        if self.position.epoch == phase.epochs:
-            self.position = replace(self.position, phase=self.position.phase + 1, epoch=0)
 
     def _report(self, optimizer: torch.optim.Optimizer, metrics: dict[str, float], phase_end: int | None) -> None:
         save = partial(
@@ -206,16 +213,17 @@ class _Run:
         context = self.context
         if context.world == 1:
             return self.detector
-        terms = compute_terms(
-            self.detector,
-            self.detector,
-            batch,
-            key,
-            precision=self.recipe.precision,
-            rank=context.rank,
-            divisors=summed(context.world),
-        )
-        terms.values.sum().backward()  # type: ignore[no-untyped-call]
+        with unchanged_buffers(self.detector):
+            terms = compute_terms(
+                self.detector,
+                self.detector,
+                batch,
+                key,
+                precision=self.recipe.precision,
+                rank=context.rank,
+                divisors=summed(context.world),
+            )
+            terms.values.sum().backward()  # type: ignore[no-untyped-call]
         learning = [(name, p) for name, p in self.detector.named_parameters() if p.requires_grad]
         unused = torch.tensor([float(p.grad is None) for _, p in learning], device=context.device)
         dist.all_reduce(unused)

@@ -4,7 +4,9 @@ An experiment is a list of phases; hybrid training, fine-tuning and expert model
 changes classes or architecture.
 """
 
+import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from xray_det.data.sampling import Natural, Sampling, SoftBalance
 from xray_det.errors import InputError
@@ -78,7 +80,9 @@ class Phase:
     """One phase.
 
     Args:
-        epochs: passes over the plan; an epoch has as many images as the datasets hold together.
+        epochs: the phase's length in passes over the plan, fractions allowed: the last pass then ends early. An epoch
+            has as many images as the datasets hold together.
+        iterations: the length in global batches instead. Neither: one epoch.
         sampling: how often each image is shown.
         ratio: share of each dataset in the stream, None for the sampling's own.
         trainable: what learns; the rest is frozen for the phase.
@@ -87,7 +91,8 @@ class Phase:
         warmup_steps, warmup_epochs: length of the linear warm-up, in one of the two units; 0 for none. Neither: 500
             steps, but at most a tenth of the phase, and none with ``keep_optimizer``.
         warmup_factor: the warm-up starts at ``warmup_factor * lr``.
-        drops: epochs of the phase (fractions allowed) after which lr is multiplied by ``drop_factor``, rising.
+        drops: when lr is multiplied by ``drop_factor``, rising: in epochs of the phase (fractions allowed), or in
+            iterations where these are its length.
         clip: the gradient's total 2-norm is cut to this; None leaves it.
         keep_optimizer: carry the optimizer's state (momentum) over from the phase before.
 
@@ -95,7 +100,8 @@ class Phase:
         InputError: a value that cannot be.
     """
 
-    epochs: int = 1
+    epochs: int | float | None = None
+    iterations: int | None = None
     sampling: Sampling = field(default_factory=Natural)
     ratio: tuple[float, ...] | None = None
     trainable: Trainable = field(default_factory=Everything)
@@ -110,36 +116,74 @@ class Phase:
     keep_optimizer: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise InputError("epochs", f"{self.epochs} is less than one", "Give at least 1")
-        if self.epochs == 1 and isinstance(self.sampling, SoftBalance) and isinstance(self.sampling.lam, tuple):
-            raise InputError("sampling.lam", "moves within a phase of one epoch", "Give one number, or more epochs")
+        if self.epochs is not None and self.iterations is not None:
+            problem = f"{self.iterations} are given beside {self.epochs} epochs"
+            raise InputError("iterations", problem, "Set epochs to none first, or leave this out")
+        if not 0 < self.length < math.inf:
+            raise InputError(self.unit, f"{self.length} is not above 0", "Give a length above 0")
+        if self.unit == "epochs" and self.length <= 1:
+            self._check_course()
         if self.lr <= 0:
             raise InputError("lr", f"{self.lr} is not positive", "Give a learning rate above 0")
         for name in ("warmup_steps", "warmup_epochs"):
             _not_negative(name, getattr(self, name) or 0)
         if self.warmup_steps is not None and self.warmup_epochs is not None:
             raise InputError("warmup", "is given in steps and in epochs", "Give one of warmup_steps, warmup_epochs")
-        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
-            raise InputError(
-                "warmup_epochs", f"{self.warmup_epochs} exceeds the phase's {self.epochs} epochs", "Shorten it"
-            )
+        name = "warmup_epochs" if self.unit == "epochs" else "warmup_steps"
+        if (getattr(self, name) or 0) > self.length:
+            problem = f"{getattr(self, name)} exceeds the phase's {self.length} {self.unit}"
+            raise InputError(name, problem, "Shorten it")
         _within("warmup_factor", self.warmup_factor, 0.0, 1.0, closed=True)
         _within("drop_factor", self.drop_factor, 0.0, 1.0, closed=True)
-        if list(self.drops) != sorted(set(self.drops)) or any(not 0 < drop < self.epochs for drop in self.drops):
+        if list(self.drops) != sorted(set(self.drops)) or any(not 0 < drop < self.length for drop in self.drops):
             raise InputError(
                 "drops",
-                f"{list(self.drops)} do not rise within the phase's {self.epochs} epochs",
-                f"Give rising epochs between 0 and {self.epochs}",
+                f"{list(self.drops)} do not rise within the phase's {self.length} {self.unit}",
+                f"Give rising {self.unit} between 0 and {self.length}",
             )
         if self.clip is not None and self.clip <= 0:
             raise InputError("clip", f"{self.clip} is not positive", "Give a norm above 0, or none")
         if self.ratio is not None and (min(self.ratio, default=-1) < 0 or sum(self.ratio) <= 0):
             raise InputError("ratio", f"{list(self.ratio)} are no shares", "Give a share of 0 or more for each dataset")
 
-    def sampling_at(self, epoch: int) -> Sampling:
-        """The sampling of one epoch, from 0: lambda may move through the phase."""
-        return self.sampling.at(epoch, self.epochs) if isinstance(self.sampling, SoftBalance) else self.sampling
+    @property
+    def unit(self) -> Literal["epochs", "iterations"]:
+        """What the phase's length and its drops are counted in."""
+        return "epochs" if self.iterations is None else "iterations"
+
+    @property
+    def length(self) -> int | float:
+        """In its unit."""
+        if self.iterations is not None:
+            return self.iterations
+        return 1 if self.epochs is None else self.epochs
+
+    def step_at(self, point: float, steps_per_epoch: int) -> int:
+        """The step of the phase that is nearest to a point of it in its unit."""
+        return round(point * steps_per_epoch) if self.unit == "epochs" else round(point)
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Global batches of the whole phase, at least one."""
+        return max(1, self.step_at(self.length, steps_per_epoch))
+
+    def sampling_at(self, epoch: int, steps_per_epoch: int) -> Sampling:
+        """The sampling of one epoch, from 0: lambda may move through the phase, in even steps from its first epoch to
+        the last that is begun.
+
+        Raises:
+            InputError: it is to move, and only one epoch is begun.
+        """
+        if not isinstance(self.sampling, SoftBalance):
+            return self.sampling
+        begun = math.ceil(self.steps(steps_per_epoch) / steps_per_epoch)
+        if begun == 1:
+            self._check_course()
+        return self.sampling.at(epoch, begun)
+
+    def _check_course(self) -> None:
+        """Of a phase that begins one epoch only."""
+        if isinstance(self.sampling, SoftBalance) and isinstance(self.sampling.lam, tuple):
+            raise InputError("sampling.lam", "moves within a phase of one epoch", "Give one number, or a longer phase")
 
 
 def _not_negative(name: str, value: float) -> None:

@@ -5,7 +5,8 @@ the step multiplies by the world size: the gradient is that of one process holdi
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -118,6 +119,16 @@ def compute_terms(
     return Terms(names=names, values=torch.stack([losses.sums[name] for name in names]) / total, divisors=total)
 
 
+@contextmanager
+def unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """Around passes that are thrown away: statistics that they gathered (of batch norms, say) are forgotten."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    yield
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(before[name])
+
+
 def summed(world: int) -> Callable[[Tensor], Tensor]:
     """Counts of a rank -> counts of all ranks."""
 
@@ -165,13 +176,10 @@ class Stepper:
     def rehearse(self, batch: Batch, key: StepKey, times: int) -> None:
         """Throw-away passes: DDP orders its buckets by the first backward pass after a wrap and only then stays
         the same, so that without them a resumed run would add gradients in another order than an unbroken one."""
-        buffers = {name: buffer.clone() for name, buffer in self.detector.named_buffers()}
-        for _ in range(times):
-            self._backward(batch, key)
-            self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for name, buffer in self.detector.named_buffers():
-                buffer.copy_(buffers[name])
+        with unchanged_buffers(self.detector):
+            for _ in range(times):
+                self._backward(batch, key)
+                self.optimizer.zero_grad(set_to_none=True)
 
     def __call__(self, batch: Batch, key: StepKey) -> tuple[list[str], Tensor]:
         """Make the step.
