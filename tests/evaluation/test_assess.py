@@ -15,6 +15,7 @@ from test_verdicts import assert_same
 
 from xray_det.data import shards
 from xray_det.data.annotations import Selection
+from xray_det.data.limits import MANY_CLASSES, Limits
 from xray_det.data.manifest import Manifest
 from xray_det.data.schema import DETECTIONS
 from xray_det.errors import InputError
@@ -69,12 +70,13 @@ def truth_rows(dataset: Manifest) -> Rows:
     return [row for uri in dataset.shard_uris for row in shards.read_table(uri).to_pylist()]
 
 
-def write(folder: Path, dataset: Manifest, rows: Rows, rows_a_file: int = 7) -> Prediction:
+def write(folder: Path, dataset: Manifest, rows: Rows, rows_a_file: int = 7, own: Limits | None = None) -> Prediction:
+    own = own or Limits()
     schema = DETECTIONS.with_metadata({"classes": json.dumps(dataset.space.to_json())})
     files = [rows[start : start + rows_a_file] for start in range(0, len(rows), rows_a_file)]
     for number, some in enumerate(files):
         shards.write_table(pa.Table.from_pylist(some, schema=schema), str(folder / f"part-{number:05d}.parquet"))
-    return Prediction(folder=str(folder), parts=len(files), space=dataset.space)
+    return Prediction(folder=str(folder), parts=len(files), space=dataset.space, own=own, limits=own)
 
 
 def whole(dataset: Manifest, rows: Rows, split: str | None = None) -> dict[str, Result]:

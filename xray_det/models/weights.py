@@ -20,6 +20,7 @@ from xray_det.config import from_dict, to_dict
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
 from xray_det.models.backbones import PIXEL_MEAN, PIXEL_STD, Backbone
+from xray_det.models.decoding import Decoding
 from xray_det.models.keys import Loaded, copy_by_name
 from xray_det.models.predictions import Detector
 
@@ -201,11 +202,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def load_detector(folder: str | Path, *, max_detections: int | None = None) -> tuple[Detector, LabelSpace]:
+def load_detector(folder: str | Path, *, decoding: Decoding | None = None) -> tuple[Detector, LabelSpace]:
     """The detector that ``save_detector`` wrote, on the CPU in evaluation mode, and its classes.
 
     Args:
-        max_detections: of an image; None: what it was saved with.
+        decoding: how detections are read off; None: as it was saved.
 
     Raises:
         InputError: a file is missing, or the weights do not fit the architecture.
@@ -216,8 +217,7 @@ def load_detector(folder: str | Path, *, max_detections: int | None = None) -> t
     space = LabelSpace.from_json(config["label_space"])
     architecture: Model = from_dict(Model, config["architecture"])  # type: ignore[arg-type]
     architecture = replace(architecture, backbone=architecture.backbone.without_weights())
-    if max_detections is not None:
-        decoding = replace(architecture.decoding, max_detections=max_detections)
+    if decoding is not None:
         architecture = replace(architecture, decoding=decoding)
     detector = architecture.build(len(space.classes))
     weights = storage.join(folder, WEIGHTS_FILE)
