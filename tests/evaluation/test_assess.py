@@ -215,7 +215,7 @@ def test_what_protocols_need_together(dataset: Manifest) -> None:
     assert needed([(dataset, ("coco",)), (dataset, ("voc", "lvis"))], space(4)) == lvis_needs
     # the other classes of a detector of many take places among an image's detections
     assert needed([(dataset, ("coco",))], space(81)) == lvis_needs
-    nothing = {split: (0,) * 365 for split in dataset.splits}
+    nothing = dict.fromkeys(dataset.splits, (0,) * 365)
     larger = replace(dataset, space=space(365), image_counts=nothing, instance_counts=nothing)
     for protocol in PROTOCOLS:
         assert needed([(larger, (protocol,))], space(4)) == lvis_needs
