@@ -185,23 +185,24 @@ def trained_on(weights: str) -> "list[tuple[Any, str | None]] | None":
 
 
 def show(scored: list[Scored]) -> None:
-    """One table a protocol, a row a dataset; and the classes of each dataset, by falling training count."""
+    """One table a protocol, a column a dataset; and the classes of each dataset, by falling training count."""
     import numpy as np
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console()
     for protocol in dict.fromkeys(one.protocol for one in scored):
         rows = [one for one in scored if one.protocol == protocol]
         names = list(dict.fromkeys(name for one in rows for name in {**one.result.metrics, **one.bands}))
-        table = Table("dataset", *names, title=protocol)
-        for one in rows:
-            table.add_row(one.dataset, *(f"{one.metrics[n]:.3f}" if n in one.metrics else "-" for n in names))
+        table = Table(*(Column(name, overflow="fold") for name in ("metric", *(one.dataset for one in rows))))
+        table.title = protocol
+        for n in names:
+            table.add_row(n, *(f"{one.metrics[n]:.3f}" if n in one.metrics else "-" for one in rows))
         console.print(table)
     for dataset in dict.fromkeys(one.dataset for one in scored):
         own = [one for one in scored if one.dataset == dataset]
         columns = ("rank", "class", "training images", *(f"AP {one.protocol} (boxes)" for one in own))
-        table = Table(*columns, title=dataset)
+        table = Table(*(Column(name, overflow="fold") for name in columns), title=dataset)
         for rank, row in enumerate(np.argsort(-own[0].counts, kind="stable"), 1):
             pairs = [(one.result.ap[row], one.result.boxes[row]) for one in own]
             if not np.isnan([ap for ap, _ in pairs]).all():
