@@ -98,8 +98,7 @@ def main(args: Args) -> None:
     from xray_det.data.manifest import Manifest
     from xray_det.evaluation.assess import all_protocols, needed
     from xray_det.inference.predict import Predicting, augmentation_at_test, predict
-    from xray_det.labels.space import LabelSpace
-    from xray_det.models.weights import read_config
+    from xray_det.models.weights import read_space
 
     selections = tuple(Selection(folder=folder, split=split_of(folder, args.split)) for folder in args.data)
     manifests = [Manifest.load(folder) for folder in args.data]
@@ -108,7 +107,7 @@ def main(args: Args) -> None:
     names[-1] += "".join(f"-{name}{side}" for name, side in sides.items() if side is not None)
     out = args.out or storage.join(args.weights, "evaluation", "_".join(names))
     protocols = [args.protocols or all_protocols(manifest) for manifest in manifests]
-    space = LabelSpace.from_json(read_config(args.weights)["label_space"])
+    space = read_space(args.weights)
     prediction = predict(
         args.weights,
         selections,
@@ -175,13 +174,17 @@ def score(
 def trained_on(weights: str) -> "list[tuple[Any, str | None]] | None":
     """Manifests and splits that a detector was trained on; None when it does not say or they have gone."""
     from xray_det.data.manifest import FILE, Manifest
-    from xray_det.models.weights import read_config
+    from xray_det.models.weights import CONFIG_FILE, read_config
 
     experiment = read_config(weights).get("experiment") or {}
-    selections = (experiment.get("data") or {}).get("train", ())
-    if not selections or not all(storage.exists(storage.join(one["folder"], FILE)) for one in selections):
+    try:
+        selections = [(str(one["folder"]), one["split"]) for one in (experiment.get("data") or {}).get("train", ())]
+    except (TypeError, KeyError, AttributeError) as error:
+        where = f"{storage.join(weights, CONFIG_FILE)}: experiment.data.train"
+        raise InputError(where, "is no list of folders and splits", "Give weights that xray_det wrote") from error
+    if not selections or not all(storage.exists(storage.join(folder, FILE)) for folder, _ in selections):
         return None
-    return [(Manifest.load(one["folder"]), one["split"]) for one in selections]
+    return [(Manifest.load(folder), split) for folder, split in selections]
 
 
 def show(scored: list[Scored]) -> None:

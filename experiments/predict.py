@@ -69,12 +69,11 @@ def main(args: Args) -> None:
     from xray_det.data.manifest import Manifest
     from xray_det.evaluation.assess import all_protocols, needed
     from xray_det.inference.predict import Predicting, augmentation_at_test, predict
-    from xray_det.labels.space import LabelSpace
-    from xray_det.models.weights import read_config
+    from xray_det.models.weights import read_space
 
     selections = tuple(Selection(folder=folder, split=args.split) for folder in args.data)
     manifests = [Manifest.load(folder) for folder in args.data]
-    space = LabelSpace.from_json(read_config(args.weights)["label_space"])
+    space = read_space(args.weights)
     prediction = predict(
         args.weights,
         selections,

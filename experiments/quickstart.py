@@ -147,12 +147,15 @@ def describe(datasets: "list[Manifest]", folder: str, console: "Console") -> Non
 
 def configure(args: Args, datasets: "list[Manifest]") -> "Experiment":
     """The experiment, all of it: read this to see what is trained."""
+    import torch
+
     from xray_det.data.augmentation import Augmentation
     from xray_det.data.manifest import TRAINING, VALIDATION
     from xray_det.data.sampling import Natural, SoftBalance
     from xray_det.models.retinanet import slim
     from xray_det.orchestrate.experiment import Data, Experiment
     from xray_det.train.phase import AdamW, Phase
+    from xray_det.train.step import native_precision
 
     flip = 0.5 if args.train else 0.0  # a mirrored glyph is another glyph
     first, second = (1, 1) if args.smoke else args.epochs
@@ -176,7 +179,7 @@ def configure(args: Args, datasets: "list[Manifest]") -> "Experiment":
         seed=args.seed,
         batch=args.batch,
         workers=args.workers,
-        precision="bf16",
+        precision="fp32" if args.smoke else native_precision("cuda" if torch.cuda.is_available() else "cpu"),
     )
 
 

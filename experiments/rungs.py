@@ -179,7 +179,7 @@ def natural(args: Args) -> "Experiment":
         phases=(phase,),
         batch=16,
         workers=1,
-        precision="bf16",
+        precision="fp32" if args.smoke else "bf16",
     )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import hashlib
 import json
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,10 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 from xray_det.errors import InputError
 
 T = TypeVar("T")
+
+#: Values in messages: a file may hold one that is long, or nested deeper than Python can spell.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def _spell(tp: Any) -> str:
 
 
 def _refuse(path: str, value: Any, tp: Any) -> InputError:
-    return InputError(path or "config", f"{value!r} is not allowed", f"Give {_spell(tp)}")
+    return InputError(path or "config", f"{_SHORT.repr(value)} is not allowed", f"Give {_spell(tp)}")
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------
@@ -177,7 +182,7 @@ def _decode(value: Any, tp: Any, path: str, *, text: bool) -> Any:
     for member in sorted(others, key=lambda m: m in (str, Path)):  # text is the reading of last resort
         try:
             return _decode_plain(value, member, path, text=text)
-        except (TypeError, ValueError, LookupError) as error:
+        except (TypeError, ValueError, LookupError, OverflowError) as error:
             if isinstance(error, InputError) and len(members) == 1:
                 raise
     raise _refuse(path, value, tp)
@@ -197,10 +202,10 @@ def _tree(value: str, variants: Mapping[str, type], path: str) -> Mapping[str, A
 
 def _decode_variant(tree: Mapping[str, Any], variants: Mapping[str, type], path: str) -> Any:
     name = tree.get("type", next(iter(variants)) if len(variants) == 1 else None)
-    if name not in variants:
-        problem = "has no type" if name is None else f"{name!r} is not allowed"
+    if not isinstance(name, str) or name not in variants:
+        problem = "has no type" if name is None else f"{_SHORT.repr(name)} is not allowed"
         raise InputError(_below(path, "type"), problem, f"Give one of {', '.join(variants)}")
-    cls = variants[cast(str, name)]
+    cls = variants[name]
     hints = _fields(cls)
     for key in tree:
         if key != "type" and key not in hints:

@@ -1,5 +1,8 @@
 """The one exception for what a user can mend: input, configuration, storage."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Something outside the program is wrong; the message says where, what, and how to mend it.
@@ -17,3 +20,12 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Ray pickles exceptions across processes; the default would replay the joined message alone.
         return type(self), (self.where, self.problem, self.remedy)
+
+
+@contextmanager
+def within(where: object) -> Iterator[None]:
+    """What is wrong in the block is wrong in this file or field: its errors name that first."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{where}: {error.where}", error.problem, error.remedy) from error

@@ -245,14 +245,33 @@ def file_sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
     return {info.base_name: info.size for info in sorted(infos, key=lambda i: i.base_name) if info.is_file}
 
 
-def read_json(uri: str | os.PathLike[str]) -> Any:
+def read_file(uri: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file that a person named.
+
+    Raises:
+        InputError: there is none, it is a folder, a pipe or a device (whose reading would never end), or it cannot be
+            read; Refused as ``read_bytes``.
+    """
+    fs, path = locate(uri)
     try:
-        content = read_bytes(uri)
+        kind = fs.get_file_info(path).type if isinstance(fs, pafs.LocalFileSystem) else pafs.FileType.File
+        if kind in (pafs.FileType.Directory, pafs.FileType.Unknown):
+            what = "a folder" if kind == pafs.FileType.Directory else "a pipe, a socket or a device"
+            raise InputError(path, f"is {what}, no file", "Give the path of a file")
+        return read_bytes(uri)
     except FileNotFoundError as error:
-        raise InputError(uri, "no such file", "Check the path") from error
+        raise InputError(_shown(uri), "no such file", "Check the path") from error
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+        raise InputError(_shown(uri), problem, "Check its permissions and the disk") from error
+
+
+def read_json(uri: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds. Raises InputError as ``read_file`` does, and for what is no JSON."""
+    content = read_file(uri)
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             uri, f"not valid JSON ({error})", "Remove the file and run the step that writes it again"
         ) from error

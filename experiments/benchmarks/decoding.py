@@ -117,10 +117,9 @@ def score(table: "pa.Table", truth: "Truth", manifest: "Manifest", weights: str)
     from xray_det.evaluation import lvis
     from xray_det.evaluation.columns import detected_from_table
     from xray_det.inference.classes import dataset_rows
-    from xray_det.labels.space import LabelSpace
-    from xray_det.models.weights import read_config
+    from xray_det.models.weights import read_space
 
-    space = LabelSpace.from_json(read_config(weights)["label_space"])
+    space = read_space(weights)
     rows = dataset_rows(space, manifest.space, manifest.name)
     return lvis.evaluate(truth, detected_from_table(table, truth, rows=rows))
 

@@ -11,6 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from xray_det.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "inference"))
 
@@ -168,3 +170,15 @@ def test_what_a_user_can_mend_is_one_line(tmp_path: Path, name: str) -> None:
     assert answer.stderr.startswith(f"{name}: ")
     assert "ingest.py" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("data", [[], {"train": 3}, {"train": ["a"]}, {"train": [{"folder": "a"}]}, "squares"])
+def test_what_a_detector_says_it_was_trained_on_is_checked(tmp_path: Path, data: object) -> None:
+    said = {"architecture": {}, "label_space": {}, "model_type": "xray_det", "experiment": {"data": data}}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    trained_on = script("evaluate").trained_on
+    if data == []:  # nothing is said
+        assert trained_on(str(tmp_path)) is None
+    else:
+        with pytest.raises(InputError, match=r"config\.json: experiment\.data\.train: is no list"):
+            trained_on(str(tmp_path))

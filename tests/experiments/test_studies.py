@@ -13,6 +13,7 @@ import pytest
 from scripts import load
 
 from xray_det import storage
+from xray_det.data.ingest import ingest_published
 from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
 from xray_det.evaluation.over_seeds import OverSeeds
@@ -25,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "orchestrate"))
 from made_dataset import write_dataset  # noqa: E402
 
-sampling, hybrid, ladder, loss_functions, fod_blocks = map(
-    load, ("sampling", "hybrid", "ladder", "loss_functions", "fod_blocks")
+sampling, hybrid, ladder, loss_functions, long_tail = map(
+    load, ("sampling", "hybrid", "ladder", "loss_functions", "long_tail")
 )
 
 
@@ -203,36 +204,30 @@ def test_which_losses_are_tried(tmp_path: Path) -> None:
     assert parts["Co-BCE, class-aware"].model == parts["BCE, class-aware"].model
 
 
-def test_blocks_keep_neighbours_together() -> None:
-    classes = {f"{n:03}": "often" for n in range(10)} | {"100": "rare", "101": "rare"} | {"200": "pair", "201": "pair"}
-    folds = fod_blocks.cut(classes, 3)
-    assert sorted(image for fold in folds for image in fold) == sorted(classes)  # each once
-    for fold in folds:
-        mine = sorted(int(image) for image in fold if image < "100")
-        assert mine == list(range(mine[0], mine[-1] + 1))
-        assert 3 <= len(mine) <= 4
-    assert sorted(map(len, folds)) == [4, 5, 5]  # rare classes begin at different folds
-    with pytest.raises(InputError, match="1 folds leave nothing"):
-        fod_blocks.Args(source=Path(), seeds=1)
-
-
-def test_an_image_belongs_to_its_rarest_class(shared_data: Path) -> None:
-    classes = fod_blocks.classes_of(shared_data / "fod_a")
-    assert len(classes) == 442
-    assert len(set(classes.values())) == 31
-    folds = fod_blocks.cut(classes, 3)
-    assert [len(fold) for fold in folds] == [149, 146, 147]
-    with pytest.raises(InputError, match="has no Annotations"):
-        fod_blocks.classes_of(shared_data / "bccd" / "nowhere")
+@pytest.mark.medium
+@pytest.mark.usefixtures("ray_cluster")
+def test_arms_of_the_long_tail_see_equally_many_images(shared_data: Path, tmp_path: Path) -> None:
+    data = ingest_published([shared_data / "coco_tiny"], str(tmp_path / "shards"), progress=False).folder
+    args = long_tail.Args(dataset=data, out=str(tmp_path))
+    arms = {name: arm(1) for name, arm in long_tail.arms(long_tail.experiment(args)).items()}
+    assert [*arms] == ["natural", "lambda 0.7", "class-aware", "hybrid"]
+    assert {sum(phase.epochs for phase in arm.phases) for arm in arms.values()} == {long_tail.EPOCHS}
+    assert arms["hybrid"].phases[0].sampling == arms["natural"].phases[0].sampling
+    assert arms["hybrid"].phases[1].sampling == arms["lambda 0.7"].phases[0].sampling
+    command = long_tail.experts_command(args, lambda seed: replace(arms["natural"], seed=seed))
+    assert "--bands 30-43 " in command  # of the 43 classes with a box 14 are the tail
+    assert len({word for word in command.split() if word.startswith(str(tmp_path))}) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("script", [ladder, fod_blocks], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("script", [ladder, long_tail], ids=lambda s: s.__name__)
 def test_a_smoke_run(script: ModuleType, tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two arms, one of two phases with a loss that needs statistics, and on data of one's own."""
-    told = {"source": shared_data / "fod_a"} if script is fod_blocks else {}
+    told = {}
+    if script is long_tail:
+        told["dataset"] = ingest_published([shared_data / "coco_tiny"], str(tmp_path / "shards"), progress=False).folder
     args = script.Args(smoke=True, out=str(tmp_path), tracking="off", concurrent=2, **told)
     script.main(args)
     said = capsys.readouterr().out

@@ -133,7 +133,7 @@ def test_limits_widen_what_the_detector_was_set_to(tmp_path: Path) -> None:
     for image, rows in found.items():
         np.testing.assert_array_equal(many[image][: len(rows)], rows)
     low = found_in(predicted("low", Limits(score_threshold=0.0, candidates=100_000, max_detections=100_000)))
-    assert min(rows[:, 4].min() for rows in low.values()) < 0.05
+    assert min(rows[:, 4].min() for rows in low.values()) < 0.5
     assert predicted("few", Limits(score_threshold=0.9, max_detections=1)).limits == own, "never less than its own"
 
 

@@ -28,7 +28,6 @@ def test_equals_cross_entropy_for_one_label() -> None:
     ours = Softmax().loss_sum(logits, targets)
     theirs = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
-    assert Softmax().count(targets) == 60
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
 
 

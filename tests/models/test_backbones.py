@@ -16,9 +16,16 @@ def images(seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"])
-def test_body_equals_torchvision_with_its_weights(name: str) -> None:
-    """The last stage of a body with frozen norms is torchvision's network in evaluation, loaded by name."""
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        *((name, "frozen") for name in ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large")),
+        *((name, norm) for name in ("mobilenet_v3_small",) for norm in ("frozen", "sync")),
+        ("resnet18", "sync"),
+    ],
+)
+def test_body_equals_torchvision_with_its_weights(name: str, norm: str) -> None:
+    """The last stage of a body with batch norms is torchvision's network in evaluation, loaded by name."""
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name, weights=None).eval()
     for module in theirs.modules():
@@ -26,7 +33,7 @@ def test_body_equals_torchvision_with_its_weights(name: str) -> None:
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 1.5)
     theirs = theirs.double()  # in float32 a deep network's rounding differs from processor to processor
-    pyramid = Pyramid(Backbone(name=name, norm="frozen"), levels=(3, 5), channels=8, extra="conv").double()
+    pyramid = Pyramid(Backbone(name=name, norm=norm), levels=(3, 5), channels=8, extra="conv").double().eval()
     own = pyramid.body.state_dict()
     state = {k: v for k, v in theirs.state_dict().items() if k in own}
     assert state.keys() == own.keys()

@@ -1,5 +1,7 @@
 """RetinaNet's losses against torchvision's on the same outputs; what it teaches; how a batch may be split."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.models.detection._utils import Matcher
@@ -9,7 +11,7 @@ from torchvision.ops import box_iou
 from tests.models.scenes import CLASSES, scene, targets, tiny_retinanet
 from tests.models.split import assert_split_changes_nothing
 from xray_det.errors import InputError
-from xray_det.losses.softmax import Softmax
+from xray_det.losses import EqualizationV2, Seesaw, Softmax
 from xray_det.models import RetinaNet
 from xray_det.models.backbones import Backbone
 
@@ -102,3 +104,28 @@ def test_bad_values() -> None:
         RetinaNet(backbone=Backbone(name="resnet18"), levels=(3, 6)).build(2)
     with pytest.raises(InputError, match="num_classes"):
         tiny_retinanet().build(0)
+
+
+@pytest.mark.parametrize(("channels", "layers"), [(256, 4), (64, 4), (256, 0)])
+def test_heads_start_as_the_paper_s_at_any_width(channels: int, layers: int) -> None:
+    """Std 0.01 in every layer at 256 channels; a narrower head passes on as much signal, so that no logit leaves the
+    prior at the start."""
+    torch.manual_seed(0)
+    config = RetinaNet(backbone=Backbone(name="resnet18"), channels=channels, head_layers=layers)
+    head = config.build(80).class_head
+    hidden = [module.weight for module in head.layers if isinstance(module, torch.nn.Conv2d)]
+    signal = [weight.std().item() * (9 * channels) ** 0.5 for weight in hidden]
+    assert signal == pytest.approx([0.48] * layers, rel=0.02)
+    assert head.last.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    with torch.no_grad():
+        logits = head(torch.randn(1, channels, 16, 16))
+    assert (logits + 4.595).abs().max() < (0.1 if layers else 3)
+
+
+def test_softmax_starts_with_the_background_of_dense_anchors() -> None:
+    torch.manual_seed(0)
+    for loss in (Softmax(), Seesaw(), EqualizationV2()):
+        detector = replace(tiny_retinanet(), classification=loss).build(CLASSES)
+        images, sizes, _ = scene(2)
+        scores = detector.classification.scores(detector(images, sizes).logits)
+        assert scores.sum(-1).mean().item() < 0.012

@@ -14,6 +14,9 @@ from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
 from xray_det.labels.hierarchy import Hierarchy
 from xray_det.labels.space import Class, LabelSpace
+from xray_det.models.backbones import Backbone
+from xray_det.models.retinanet import RetinaNet
+from xray_det.models.weights import save_detector
 from xray_det.orchestrate.experiment import Data, Experiment, prepare, read_experiment
 from xray_det.train.phase import SGD, AdamW, ClassRows, Phase
 
@@ -89,6 +92,27 @@ def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     assert absolute.out == str(tmp_path / "runs")
     assert absolute.start_from == str(tmp_path / "w")
     assert absolute.data.train[0].folder == "s3://b/d"
+    for weights, expected in (("b.pth", str(tmp_path / "b.pth")), ("s3://b/w.pth", "s3://b/w.pth"), ("none", "none")):
+        begun = replace(made, model=RetinaNet(backbone=Backbone(weights=weights)))
+        assert begun.absolute().model.backbone.weights == expected
+
+
+def test_a_start_decides_the_norm_that_nobody_named(tmp_path: Path) -> None:
+    frozen = RetinaNet(backbone=Backbone(name="resnet18", norm="frozen"), channels=8, head_layers=1, levels=(3, 5))
+    space = LabelSpace(name="s", classes=(Class(name="a", source_id="a"),))
+    save_detector(tmp_path / "w", frozen.build(1), space)
+    auto = replace(frozen, backbone=Backbone(name="resnet18"))
+    made = experiment("data", tmp_path, model=auto)
+    assert made.built() == auto
+    started = replace(made, start_from=str(tmp_path / "w"))
+    assert started.built() == frozen
+    assert started.model == auto  # as it was told: what a run is does not depend on whether its start is still there
+    group = replace(started, model=replace(frozen, backbone=Backbone(name="resnet18", norm="group")))
+    with pytest.raises(InputError, match=r"is group, the detector of .* has frozen"):
+        group.built()
+    assert replace(group, start_partial=True).built() == group.model
+    with pytest.raises(InputError, match="no such file"):
+        replace(made, start_from=str(tmp_path / "gone")).built()
 
 
 def with_space(folder: Path, name: str, names: tuple[str, ...], **changes: Any) -> str:

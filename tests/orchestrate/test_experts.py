@@ -9,12 +9,12 @@ import pytest
 import torch
 from made_dataset import NAMES, experiment, write_dataset
 
-from xray_det import config
+from xray_det import config, storage
 from xray_det.data.annotations import Selection
 from xray_det.errors import InputError
 from xray_det.inference.predict import open_prediction
 from xray_det.labels.space import Class, LabelSpace
-from xray_det.models.weights import save_detector
+from xray_det.models.weights import read_config, save_detector
 from xray_det.orchestrate.experiment import Experiment, prepare
 from xray_det.orchestrate.experts import (
     GENERAL,
@@ -60,11 +60,20 @@ def test_experts_go_on_with_the_last_phase_of_the_general_detector(dataset: str,
     last = replace(made.phases[-1], keep_optimizer=False)
     expected = replace(made, name="experts", phases=(last,), start_from=weights, out="", device="auto")
     assert found == expected
+    # the general detector's own start was its own matter
+    stored = read_config(weights)
+    stored["experiment"]["start_partial"] = True
+    storage.write_json(Path(weights) / "config.json", stored)
+    assert expert_experiment(weights, "experts") == expected
     silent = tmp_path / "silent"
     space = LabelSpace(name="s", classes=tuple(Class(name=name, source_id=name) for name in NAMES))
     save_detector(silent, made.model.build(3), space)
     with pytest.raises(InputError, match="does not say how the detector was trained"):
         expert_experiment(str(silent), "experts")
+    stored["experiment"]["seed"] = "one"
+    storage.write_json(Path(weights) / "config.json", stored)
+    with pytest.raises(InputError, match=r"config\.json: experiment: seed: 'one' is not allowed"):
+        expert_experiment(weights, "experts")
 
 
 def test_bands_are_ranks_by_boxes_in_the_training_images(dataset: str, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_history_is_an_experiment_of_a_phase_a_generation(dataset: str, tmp_pa
     assert [phase.lr for phase in made.phases] == [0.005, 0.001, 0.002]
     assert [getattr(phase.sampling, "lam", None) for phase in made.phases] == [None, 0.7, 0.0]
     assert [phase.keep_optimizer for phase in made.phases] == [False, False, True]
-    assert [phase.warmup_steps for phase in made.phases] == [0, 2, 0]
+    assert [phase.warmup_steps for phase in made.phases] == [None, 2, 0]
     assert plan.trunk() is not None
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR, SequentialLR
 
-from xray_det.train.optimizer import build_optimizer, build_schedule, lr_factor, parameter_groups
+from xray_det.train.optimizer import build_optimizer, build_schedule, lr_factor, parameter_groups, warmup_length
 from xray_det.train.phase import SGD, AdamW, Phase
 
 
@@ -67,6 +67,15 @@ def test_a_drop_may_fall_within_the_warm_up() -> None:
     phase = Phase(epochs=2, lr=1.0, warmup_steps=10, warmup_factor=0.5, drops=(1,), drop_factor=0.1)
     assert lr_factor(phase, 4, 5) == pytest.approx(0.5 + 0.5 * 4 / 10)
     assert lr_factor(phase, 5, 5) == pytest.approx(0.1 * (0.5 + 0.5 * 5 / 10))
+
+
+def test_a_phase_that_says_nothing_warms_up_for_500_steps_but_no_more_than_a_tenth_of_it() -> None:
+    assert [warmup_length(Phase(epochs=epochs), 100) for epochs in (1, 12, 50, 100)] == [10, 120, 500, 500]
+    assert warmup_length(Phase(epochs=50, keep_optimizer=True), 100) == 0
+    assert warmup_length(Phase(epochs=50, warmup_steps=0), 100) == 0
+    seen = rates(Phase(epochs=10, lr=0.1), steps_per_epoch=10)
+    assert seen[:10] == pytest.approx([0.1 * (0.001 + 0.999 * step / 10) for step in range(10)])
+    assert seen[10:] == [0.1] * 90
 
 
 @pytest.mark.parametrize("decay_norms", [True, False])

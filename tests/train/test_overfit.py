@@ -23,6 +23,7 @@ from xray_det.models.retinanet import slim
 from xray_det.train.loop import Recipe, run
 from xray_det.train.phase import AdamW, Phase
 from xray_det.train.plain import PlainContext
+from xray_det.train.step import native_precision
 
 COUNT, SIDE, STEPS = 8, 192, 64
 
@@ -119,6 +120,6 @@ def test_a_detector_overfits_eight_real_photographs(shared_data: Path, tmp_path:
     torch.manual_seed(0)
     detector = slim().build(classes)
     phase = Phase(epochs=1, optimizer=AdamW(), lr=1e-3, warmup_steps=20, drops=(0.75,), clip=10.0)
-    recipe = Recipe(phases=(phase,), seed=0, checkpoint_every=STEPS, precision="bf16")
+    recipe = Recipe(phases=(phase,), seed=0, checkpoint_every=STEPS, precision=native_precision("cpu"))
     run(PlainContext(OneBatch(batch), tmp_path), recipe, detector, lambda model, folder: None)
     assert ap50(detector, batch, classes) > 0.95

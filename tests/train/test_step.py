@@ -9,7 +9,7 @@ from toy_training import ToyData, ToyDetector
 from xray_det.models.sampling import SampleKey
 from xray_det.train.optimizer import build_optimizer, build_schedule
 from xray_det.train.phase import SGD, AdamW, Phase
-from xray_det.train.step import NonFinite, StepKey, Stepper, compute_terms, summed
+from xray_det.train.step import NonFinite, StepKey, Stepper, compute_terms, native_precision, summed
 
 
 def key(batch: int) -> StepKey:
@@ -113,3 +113,8 @@ def test_throw_away_passes_leave_no_trace(tmp_path: Path) -> None:
     stepper.rehearse(batch, key(0), times=2)
     assert all(torch.equal(before[name], value) for name, value in detector.state_dict().items())
     assert all(parameter.grad is None for parameter in detector.parameters())
+
+
+def test_bf16_is_native_where_the_library_that_convolves_says_so() -> None:
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert native_precision("cpu") == ("bf16" if supported else "fp32")

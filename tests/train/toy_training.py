@@ -85,7 +85,7 @@ class CountingDetector(ToyDetector):
             values=labels[image],
             known=torch.ones(len(image), CLASSES, dtype=torch.bool),
         )
-        count = self.loss.count(rows)
+        count = torch.tensor(float(len(labels)))
         return Losses(
             sums={"classes": self.loss.loss_sum(predictions.logits, rows), "boxes": predictions.deltas.abs().sum()},
             counts={"classes": count, "boxes": count},

@@ -32,13 +32,21 @@ from xray_det.data.annotations import Annotations, Selection, Source
 from xray_det.data.augmentation import Augmentation
 from xray_det.data.limits import Limits
 from xray_det.data.shards import read_table
-from xray_det.errors import InputError
+from xray_det.errors import InputError, within
 from xray_det.inference.detect import detect, detection_rows, detection_schema
 from xray_det.inference.pictures import Pictures, by_aspect, pictures
 from xray_det.labels.space import LabelSpace
 from xray_det.models.decoding import Decoding
 from xray_det.models.predictions import Detector
-from xray_det.models.weights import PREPROCESSOR_FILE, WEIGHTS_FILE, load_detector, read_config
+from xray_det.models.weights import (
+    CONFIG_FILE,
+    PREPROCESSOR_FILE,
+    WEIGHTS_FILE,
+    load_detector,
+    read_architecture,
+    read_config,
+    read_space,
+)
 
 #: In a prediction's folder: what was predicted with what.
 DESCRIPTION: Final = "prediction.json"
@@ -143,9 +151,7 @@ def predict(
     if len(set(names)) < len(names):
         raise InputError("selections", f"two datasets are named {names}", "Predict them into folders of their own")
     augmentation = (augmentation or augmentation_at_test(weights)).evaluation()
-    config = read_config(weights)
-    space = LabelSpace.from_json(config["label_space"])
-    own = from_dict(Decoding, config["architecture"]["decoding"])
+    space, own = read_space(weights), read_architecture(weights).decoding
     digest, kept = _claimed(out, weights, annotations, augmentation, settings, own, limits or own)
     decoding = own.widened(kept)
     sizes = np.diff([*range(0, len(annotations), settings.part_images), len(annotations)]).tolist()
@@ -216,7 +222,8 @@ def augmentation_at_test(weights: str, *, short_side: int | None = None, max_sid
     experiment = read_config(weights).get("experiment") or {}
     sizes = Augmentation()
     if "augmentation" in experiment:
-        sizes = from_dict(Augmentation, experiment["augmentation"])
+        with within(f"{storage.join(weights, CONFIG_FILE)}: experiment.augmentation"):
+            sizes = from_dict(Augmentation, experiment["augmentation"])
     sizes = _preprocessed(sizes.evaluation(), storage.join(weights, PREPROCESSOR_FILE))
     short = sizes.short_side[0] if short_side is None else short_side
     longest = max(sizes.max_side, short) if max_side is None else max_side

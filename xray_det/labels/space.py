@@ -1,9 +1,10 @@
 """A label space: the classes of one dataset, or of the union of several, in a fixed order."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from xray_det.errors import InputError
@@ -33,13 +34,20 @@ class LabelSpace:
     """Classes in order; a label is a row number of this table. Names and published ids are unique.
 
     Raises:
-        InputError: two classes share a name or a published id.
+        InputError: two classes share a name or a published id, or one holds half of a UTF-16 pair: it is no text, and
+            no file or screen takes it.
     """
 
     name: str
     classes: tuple[Class, ...]
 
     def __post_init__(self) -> None:
+        for text in (self.name, *chain.from_iterable(map(_texts, self.classes))):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                problem = f"{text!a} holds half of a UTF-16 pair"
+                raise InputError("categories", problem, "Correct the name where it is written") from error
         for field in ("name", "source_id"):
             twice = [value for value, count in Counter(getattr(c, field) for c in self.classes).items() if count > 1]
             if twice:
@@ -93,7 +101,37 @@ class LabelSpace:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "LabelSpace":
-        rows: Sequence[Mapping[str, Any]] = value["classes"]
-        return cls(
-            name=value["name"], classes=tuple(Class(**{**row, "aliases": tuple(row["aliases"])}) for row in rows)
-        )
+        """What ``to_json`` wrote.
+
+        Raises:
+            InputError: it is something else; the key is named.
+        """
+        name, rows = value.get("name"), value.get("classes")
+        if not isinstance(name, str):
+            raise InputError("name", f"{name!r} is no text", _REMEDY)
+        if not isinstance(rows, list):
+            raise InputError("classes", "is no list", _REMEDY)
+        return cls(name=name, classes=tuple(_class(number, row) for number, row in enumerate(rows)))
+
+
+_REMEDY = "Write the label space as LabelSpace.to_json does"
+_REQUIRED, _OPTIONAL = ("name", "source_id", "aliases"), ("super_category", "frequency")
+
+
+def _class(number: int, row: Any) -> Class:
+    where = f"classes.{number}"
+    if not isinstance(row, Mapping) or not {*_REQUIRED} <= {*row} <= {*_REQUIRED, *_OPTIONAL}:
+        problem = f"is no table of {', '.join(_REQUIRED)} and, where there is one, {', '.join(_OPTIONAL)}"
+        raise InputError(where, problem, _REMEDY)
+    for key in ("name", "source_id", *(key for key in _OPTIONAL if row.get(key) is not None)):
+        if not isinstance(row[key], str):
+            raise InputError(f"{where}.{key}", "is no text", _REMEDY)
+    aliases = row["aliases"]
+    if not isinstance(aliases, list | tuple) or not all(isinstance(alias, str) for alias in aliases):
+        raise InputError(f"{where}.aliases", "is no list of texts", _REMEDY)
+    return Class(**{**row, "aliases": tuple(aliases)})
+
+
+def _texts(each: Class) -> Iterator[str]:
+    yield from (each.name, each.source_id, *each.aliases)
+    yield from (text for text in (each.super_category, each.frequency) if text is not None)

@@ -75,8 +75,8 @@ class ConcurrentSoftmax:
     def num_outputs(self, num_classes: int) -> int:
         return self.plain.num_outputs(num_classes)
 
-    def initial_bias(self, num_classes: int) -> Tensor:
-        return self.plain.initial_bias(num_classes)
+    def initial_bias(self, num_classes: int, objects: float | None = None) -> Tensor:
+        return self.plain.initial_bias(num_classes, objects)
 
 
 class ConcurrentLoss(DataLoss):
@@ -111,9 +111,6 @@ class ConcurrentLoss(DataLoss):
             return self.config.plain.loss_sum(logits, targets)
         log_weights = self._log_weights if self.config.train == "rates" else None
         return softmax_sum(logits, targets, apart=True, log_weights=log_weights)
-
-    def count(self, targets: RowTargets) -> Tensor:
-        return self.config.plain.count(targets)
 
     def _log_weights(self, outputs: Tensor) -> Tensor:
         return self.log_kept.index_select(0, outputs)

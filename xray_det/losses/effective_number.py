@@ -49,8 +49,8 @@ class EffectiveNumber:
     def num_outputs(self, num_classes: int) -> int:
         return self.loss.num_outputs(num_classes)
 
-    def initial_bias(self, num_classes: int) -> Tensor:
-        return self.loss.initial_bias(num_classes)
+    def initial_bias(self, num_classes: int, objects: float | None = None) -> Tensor:
+        return self.loss.initial_bias(num_classes, objects)
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
         """float64 [C] for counts [C]; 1 for a class that does not occur."""
@@ -86,9 +86,6 @@ class EffectiveNumberLoss(DataLoss):
         count = labels.sum(1)
         weight = torch.where(count > 0, labels @ self.class_weight / count.clamp(min=1), 1.0)
         return self.loss.loss_sum(logits, replace(targets, weight=weight))
-
-    def count(self, targets: RowTargets) -> Tensor:
-        return self.loss.count(targets)
 
     def scores(self, logits: Tensor) -> Tensor:
         return self.loss.scores(logits)

@@ -19,7 +19,7 @@ from torch import Tensor
 from xray_det.errors import InputError
 from xray_det.labels.statistics import ClassStatistics
 from xray_det.losses.focal import SigmoidFocal, balanced_sum
-from xray_det.losses.seesaw import background_sum
+from xray_det.losses.seesaw import background_bias, background_sum
 from xray_det.losses.targets import DataLoss, RowTargets, at_least_float32
 
 
@@ -55,8 +55,8 @@ class EqualizationV2:
     def num_outputs(self, num_classes: int) -> int:
         return num_classes + 1
 
-    def initial_bias(self, num_classes: int) -> Tensor:
-        return torch.cat([self.sigmoid.initial_bias(num_classes), torch.zeros(1)])
+    def initial_bias(self, num_classes: int, objects: float | None = None) -> Tensor:
+        return torch.cat([self.sigmoid.initial_bias(num_classes), background_bias(objects)])
 
 
 class EqualizationLoss(DataLoss):
@@ -84,9 +84,6 @@ class EqualizationLoss(DataLoss):
         total, pushed = balanced_sum(logits[..., :-1], targets, 1 + config.alpha * (1 - down), down)
         self.see(positive=pushed[0], negative=pushed[1])
         return total + background_sum(logits, targets)
-
-    def count(self, targets: RowTargets) -> Tensor:
-        return targets.teaching().float()
 
     def scores(self, logits: Tensor) -> Tensor:
         x = at_least_float32(logits)

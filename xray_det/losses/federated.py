@@ -51,8 +51,8 @@ class Federated:
     def num_outputs(self, num_classes: int) -> int:
         return self.sigmoid.num_outputs(num_classes)
 
-    def initial_bias(self, num_classes: int) -> Tensor:
-        return self.sigmoid.initial_bias(num_classes)
+    def initial_bias(self, num_classes: int, objects: float | None = None) -> Tensor:
+        return self.sigmoid.initial_bias(num_classes, objects)
 
 
 class FederatedLoss(DataLoss):
@@ -94,9 +94,6 @@ class FederatedLoss(DataLoss):
         arrival = arrival.masked_fill(~targets.background_known | (self.chance == 0), math.inf).masked_fill(shown, -1.0)
         first, which = arrival.topk(min(self.config.classes, classes), dim=1, largest=False)
         return shown.scatter(1, which, first < math.inf) | shown
-
-    def count(self, targets: RowTargets) -> Tensor:
-        return targets.teaching().float()
 
     def scores(self, logits: Tensor) -> Tensor:
         return self.config.sigmoid.scores(logits)

@@ -53,7 +53,7 @@ class SigmoidFocal:
     def num_outputs(self, num_classes: int) -> int:
         return num_classes
 
-    def initial_bias(self, num_classes: int) -> Tensor:
+    def initial_bias(self, num_classes: int, objects: float | None = None) -> Tensor:
         return torch.full((num_classes,), -math.log((1 - self.prior) / self.prior))
 
     def loss_sum(self, logits: Tensor, targets: RowTargets) -> Tensor:
@@ -61,9 +61,6 @@ class SigmoidFocal:
         total: Tensor
         total, _ = _FocalSum.apply(logits, targets, self.alpha, self.gamma, None)
         return total
-
-    def count(self, targets: RowTargets) -> Tensor:
-        return targets.positives().float()
 
     def scores(self, logits: Tensor) -> Tensor:
         return at_least_float32(logits).sigmoid()

@@ -49,8 +49,8 @@ class Seesaw:
     def num_outputs(self, num_classes: int) -> int:
         return num_classes + 1
 
-    def initial_bias(self, num_classes: int) -> Tensor:
-        return torch.zeros(num_classes + 1)
+    def initial_bias(self, num_classes: int, objects: float | None = None) -> Tensor:
+        return torch.cat([torch.zeros(num_classes), background_bias(objects)])
 
 
 class SeesawLoss(DataLoss):
@@ -85,12 +85,14 @@ class SeesawLoss(DataLoss):
         mitigation = self.config.p * (log_met - log_met[label, None]).clamp(max=0)
         return mitigation + self.config.q * (z - z.gather(1, label[:, None])).clamp(min=0)
 
-    def count(self, targets: RowTargets) -> Tensor:
-        return targets.teaching().float()
-
     def scores(self, logits: Tensor) -> Tensor:
         x = at_least_float32(logits)
         return x[..., :-1].softmax(-1) * (-x[..., -1:]).sigmoid()
+
+
+def background_bias(objects: float | None) -> Tensor:
+    """Start [1] of the last output where a share ``objects`` of the rows hold an object; 0 where none is known."""
+    return torch.zeros(1) if objects is None else torch.tensor([math.log((1 - objects) / objects)])
 
 
 def background_sum(logits: Tensor, targets: RowTargets) -> Tensor:

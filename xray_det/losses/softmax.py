@@ -38,7 +38,8 @@ class Softmax:
             split: the mass of 1 is split over them, y / m (dist-CE, Mahajan et al. 2018).
             each: each is a target of mass 1, in whose denominator the others stand (paper 002, eqs 1 and 2).
             one: one of them, drawn for the row; the others are wrong.
-        background_prior: score of the background at the start; the classes share the rest. None starts all equal.
+        background_prior: score of the background at the start; the classes share the rest. None: the share of
+            background that the detector's stage expects, all equal where it samples its rows.
     """
 
     labels: Literal["split", "each", "one"] = "split"
@@ -58,10 +59,11 @@ class Softmax:
     def num_outputs(self, num_classes: int) -> int:
         return num_classes + 1
 
-    def initial_bias(self, num_classes: int) -> Tensor:
+    def initial_bias(self, num_classes: int, objects: float | None = None) -> Tensor:
         bias = torch.zeros(num_classes + 1)
-        if self.background_prior is not None:
-            bias[-1] = math.log(self.background_prior / (1 - self.background_prior) * num_classes)
+        prior = self.background_prior if self.background_prior is not None or objects is None else 1 - objects
+        if prior is not None:
+            bias[-1] = math.log(prior / (1 - prior) * num_classes)
         return bias
 
     def loss_sum(self, logits: Tensor, targets: RowTargets) -> Tensor:
@@ -69,9 +71,6 @@ class Softmax:
         return softmax_sum(
             logits, one_label(targets) if self.labels == "one" else targets, split=self.labels == "split"
         )
-
-    def count(self, targets: RowTargets) -> Tensor:
-        return targets.teaching().float()
 
     def scores(self, logits: Tensor) -> Tensor:
         return at_least_float32(logits).softmax(-1)[..., :-1]

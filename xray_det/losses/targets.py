@@ -41,14 +41,6 @@ class RowTargets:
     weight: Tensor | None = None
     draw: Callable[[int, str], Tensor] | None = None
 
-    def positives(self) -> Tensor:
-        """int64 []: how many rows hold an object."""
-        return (self.values > 0).any(1).sum()
-
-    def teaching(self) -> Tensor:
-        """int64 []: how many rows teach anything at all."""
-        return self.background.sum() + self.image.shape[0]
-
     def uniforms(self, count: int, purpose: str) -> Tensor:
         """What ``draw`` gives; ValueError without it."""
         if self.draw is None:
@@ -63,17 +55,16 @@ class ClassificationLoss(Protocol):
 
         needs: Needs | None         what of the training data it must be given; None for nothing
         num_outputs(C) -> K         output c < C is class c; a background output, where there is one, is the last
-        initial_bias(C)             float32 [K], the classifier's bias at the start of training
+        initial_bias(C, objects)    float32 [K], the classifier's bias at the start of training; objects: the share of
+                                    the stage's rows that hold an object, None where it samples them
         bind(C, statistics)         the loss for C classes of that data
 
     A loss without data is its own configuration. One with data is a ``DataLoss``, whose buffers belong to the detector.
     """
 
     def loss_sum(self, logits: Tensor, targets: RowTargets) -> Tensor:
-        """The loss of logits [B, R, K] summed over rows; divide by the ``count`` of the whole global batch."""
-
-    def count(self, targets: RowTargets) -> Tensor:
-        """float32 [], what the sum is divided by; it adds up over the ranks of a global batch."""
+        """The loss of logits [B, R, K] summed over rows. What it is divided by belongs to the detector's stage: the
+        same for every loss, so that an exchanged loss is no other learning rate by its divisor."""
 
     def scores(self, logits: Tensor) -> Tensor:
         """Scores in [0, 1] of shape [..., C] for logits [..., K], without a background column."""

@@ -1,5 +1,6 @@
 """Anchors as data: which boxes a detector starts from at every cell of every level of its feature pyramid."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,8 +28,9 @@ class Anchors:
     def __post_init__(self) -> None:
         for name in ("scales", "ratios"):
             values = getattr(self, name)
-            if not values or not all(value > 0 for value in values):
-                raise InputError(f"anchors.{name}", f"{values} holds no or not only positive numbers", "Give some")
+            if not values or not all(0 < value < math.inf for value in values):
+                problem = f"{values} holds no or not only positive finite numbers"
+                raise InputError(f"anchors.{name}", problem, "Give some")
 
     def per_cell(self) -> int:
         return len(self.scales) * len(self.ratios)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from xray_det.errors import InputError
-from xray_det.models.norm import FrozenNorm, Norm, fold_frozen, norm_layer
+from xray_det.models.norm import FrozenNorm, Norm, SyncNorm, fold_frozen, norm_layer
 
 #: Of ImageNet, in [0, 1], RGB: every torchvision backbone was trained with them.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -34,13 +34,17 @@ class Backbone:
 
     Attributes:
         name: of the network.
-        norm: "auto" is group without weights and frozen with them.
-        weights: "none", "library" (torchvision's ImageNet weights, downloaded), or a file (.safetensors, .pth).
+        norm: "auto" is group without weights and frozen with them; a training that starts from a detector takes that
+            detector's. What batch norms counted goes into frozen and sync ones alike, and never into group norms.
+        weights: "none", "library" (torchvision's ImageNet weights, downloaded), or a file (.safetensors, .pth) with
+            every tensor of the network, alone or in a detector, under torchvision's names or those of models/naming.py.
+        partial: take what fits of the weights, and leave the rest of the network as it was drawn.
     """
 
     name: BackboneName = "resnet50"
     norm: Literal["auto", "group", "frozen", "sync"] = "auto"
     weights: str = "none"
+    partial: bool = False
 
     def __post_init__(self) -> None:
         if not self.weights:
@@ -52,8 +56,8 @@ class Backbone:
         return "group" if self.weights == "none" else "frozen"
 
     def without_weights(self) -> "Backbone":
-        """The same network, to be filled from elsewhere."""
-        return self if self.weights == "none" else _replace(self, norm=self.resolved_norm(), weights="none")
+        """The same network, to be filled from elsewhere; its norm is named."""
+        return _replace(self, norm=self.resolved_norm(), weights="none", partial=False)
 
 
 class Pyramid(nn.Module):
@@ -89,8 +93,10 @@ class Pyramid(nn.Module):
         if high > 5:
             blocks = LastLevelP6P7(channels, channels) if extra == "conv" else LastLevelMaxPool()
         self.fpn = FeaturePyramidNetwork(self.body.channels[self._first :], channels, blocks)
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN)[:, None, None] * 255, persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None] * 255, persistent=False)
+        # No file fills them, so they hold their numbers in a detector that is built without memory too.
+        mean, std = (torch.tensor(values, device="cpu")[:, None, None] * 255 for values in (PIXEL_MEAN, PIXEL_STD))
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
 
     def forward(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
         """Feature maps [B, channels, ceil(H / stride), ceil(W / stride)] of every level.
@@ -133,7 +139,7 @@ class _Body(nn.Module):
             self.features = network.features
             if config.name.startswith("mobilenet_v3"):  # its published statistics were gathered with another epsilon
                 for module in self.modules():
-                    if isinstance(module, FrozenNorm):
+                    if isinstance(module, FrozenNorm | SyncNorm):
                         module.eps = 1e-3
             # torchvision marks the blocks that halve the resolution; the second of them begins C3.
             halving = [i for i, block in enumerate(self.features) if getattr(block, "_is_cn", False)]

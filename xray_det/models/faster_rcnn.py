@@ -150,7 +150,7 @@ class FasterRCNNDetector(Detector):
         return match(boxes, valid, targets, foreground_iou=threshold, background_iou=threshold)
 
     def losses(self, predictions: Predictions, targets: Targets) -> Losses:
-        """The proposals' two losses, ``classification``, and ``box``, a mean over all sampled RoIs.
+        """The proposals' two losses, and ``classification`` and ``box``, divided by the sampled RoIs whatever the loss.
 
         ``predictions`` must come from a forward pass with targets.
         """
@@ -161,17 +161,14 @@ class FasterRCNNDetector(Detector):
         deltas = at_least_float32(predictions.deltas[goal.image, goal.row])
         box = config.box.loss_each(deltas, rois[goal.image, goal.row], targets.boxes[goal.box], self.code)
         first = self.proposals.losses(predictions.proposals, targets)
+        sampled = predictions.valid.sum().float()
         return Losses(
             sums={
                 **first.sums,
                 "classification": self.classification.loss_sum(predictions.logits, goal.classes),
                 "box": box.sum(),
             },
-            counts={
-                **first.counts,
-                "classification": self.classification.count(goal.classes),
-                "box": predictions.valid.sum().float(),
-            },
+            counts={**first.counts, "classification": sampled, "box": sampled},
         )
 
     def decode(self, predictions: Predictions, sizes: Tensor) -> Detections:

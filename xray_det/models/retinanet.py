@@ -3,7 +3,9 @@
 Shape letters: B images, R anchors of the canvas, A anchors a cell, C classes, K classifier outputs.
 """
 
+import math
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,11 @@ from xray_det.models.norm import group_norm
 from xray_det.models.predictions import Detections, Detector, Losses, Predictions
 from xray_det.models.sampling import SampleKey
 from xray_det.models.weights import load_backbone
+
+#: Share of the anchors that hold an object, as the classifier starts (the paper's prior).
+_OBJECTS = 0.01
+#: More layers in a head are a slip of the hand; a billion would be built one by one.
+MOST_LAYERS: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +63,12 @@ class RetinaNet:
                 f"{self.foreground_iou}, {self.background_iou} are out of order",
                 "Give 0 < background <= foreground <= 1",
             )
-        if self.channels < 1 or self.head_layers < 0:
-            raise InputError("channels, head_layers", f"{self.channels}, {self.head_layers}", "Give positive numbers")
+        if self.channels < 1 or not 0 <= self.head_layers <= MOST_LAYERS:
+            raise InputError(
+                "channels, head_layers",
+                f"{self.channels}, {self.head_layers}",
+                f"Give positive numbers, at most {MOST_LAYERS} layers",
+            )
 
     def build(self, num_classes: int, statistics: ClassStatistics | None = None) -> "RetinaNetDetector":
         """A detector of ``num_classes`` classes, its backbone filled with ``backbone.weights``.
@@ -86,7 +97,7 @@ class RetinaNetDetector(Detector):
         self.class_head = _Head(config, per_cell * config.classification.num_outputs(num_classes))
         self.box_head = _Head(config, per_cell * 4)
         with torch.no_grad():
-            bias = config.classification.initial_bias(num_classes)
+            bias = config.classification.initial_bias(num_classes, _OBJECTS)
             self.class_head.last.load_state_dict({"bias": bias.repeat(per_cell)}, strict=False)
 
     def class_rows(self) -> dict[str, int]:
@@ -111,7 +122,7 @@ class RetinaNetDetector(Detector):
         )
 
     def losses(self, predictions: Predictions, targets: Targets) -> Losses:
-        """``classification`` and ``box``, the latter a mean over positive anchors."""
+        """``classification`` and ``box``, each divided by the positive anchors, whatever the loss (the paper)."""
         config, anchors = self.settings, predictions.references
         found = match(
             anchors,
@@ -124,15 +135,13 @@ class RetinaNetDetector(Detector):
         goal = assign(found, anchors, targets, predictions.key)
         deltas = at_least_float32(predictions.deltas[goal.image, goal.row])
         box = config.box.loss_each(deltas, anchors[0, goal.row], targets.boxes[goal.box], self.code)
+        positives = found.positive.sum().float()
         return Losses(
             sums={
                 "classification": self.classification.loss_sum(predictions.logits, goal.classes),
                 "box": box.sum(),
             },
-            counts={
-                "classification": self.classification.count(goal.classes),
-                "box": found.positive.sum().float(),
-            },
+            counts={"classification": positives, "box": positives},
         )
 
     def decode(self, predictions: Predictions, sizes: Tensor) -> Detections:
@@ -152,10 +161,12 @@ class _Head(nn.Module):
             layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers)
         self.last = nn.Conv2d(config.channels, outputs, 3, padding=1)
-        # The paper draws the hidden layers with std 0.01 too; slim heads then hand the last layer almost no signal.
         for module in self.layers:
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if config.head_norm:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                else:  # the paper's std of 0.01 at its 256 channels; at another width as much signal passes a layer
+                    nn.init.normal_(module.weight, std=0.01 * math.sqrt(256 / config.channels))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.last.weight, std=0.01)

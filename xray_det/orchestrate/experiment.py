@@ -18,6 +18,7 @@ from xray_det.labels.supervision import Supervision
 from xray_det.labels.unify import Unified, unify, unify_hierarchies, unify_parts
 from xray_det.models import Model
 from xray_det.models.retinanet import RetinaNet
+from xray_det.models.weights import starting_from
 from xray_det.train.loop import Recipe
 from xray_det.train.phase import ClassRows, Phase
 from xray_det.train.step import Precision
@@ -93,7 +94,10 @@ class Experiment:
         precision: bf16 runs the network under autocast, losses stay float32.
         ema: decay of an averaged copy of the weights, which is then the result; None for none.
         log_every: steps between points of the training curves.
-        start_from: weights folder of another detector; parameters are taken by name, classifier rows by class name.
+        start_from: weights folder of another detector; parameters are taken by name, classifier rows by class name,
+            and all of both detectors must fit but classes, their loss's outputs, and what the loss counted. A norm
+            "auto" is that detector's, and ``backbone.weights`` are not read.
+        start_partial: take what fits of ``start_from``, after ``backbone.weights``.
         out: folder or URI of the runs; empty: ``runs`` in the project's home (storage.home).
 
     Raises:
@@ -116,6 +120,7 @@ class Experiment:
     ema: float | None = None
     log_every: int = 20
     start_from: str | None = None
+    start_partial: bool = False
     validation: Validation = field(default_factory=Validation)
     out: str = ""
 
@@ -173,7 +178,21 @@ class Experiment:
         """The same with every local path absolute: workers run in other working directories."""
         data = replace(self.data, train=_absolute(self.data.train), val=_absolute(self.data.val))
         start = None if self.start_from is None else _address(self.start_from)
-        return replace(self, data=data, start_from=start, out=_address(self.out) if self.out else "")
+        backbone = self.model.backbone
+        if backbone.weights not in ("none", "library"):
+            backbone = replace(backbone, weights=_address(backbone.weights))
+        model = replace(self.model, backbone=backbone)
+        return replace(self, data=data, model=model, start_from=start, out=_address(self.out) if self.out else "")
+
+    def built(self) -> Model:
+        """The model with all that ``start_from`` decides of it.
+
+        Raises:
+            InputError: no detector lies there, or it has a norm that the model cannot take over.
+        """
+        if self.start_from is None:
+            return self.model
+        return starting_from(self.model, self.start_from, partial=self.start_partial)
 
 
 #: Fields of an experiment that decide where it runs and what is told of it, not what the weights are.

@@ -13,7 +13,7 @@ import numpy as np
 from xray_det import storage
 from xray_det.data.annotations import Selection
 from xray_det.data.manifest import Manifest
-from xray_det.errors import InputError
+from xray_det.errors import InputError, within
 from xray_det.evaluation.assess import assess, needed, own_protocol
 from xray_det.evaluation.comparison import Floats
 from xray_det.evaluation.gains import Gains, gains
@@ -22,8 +22,7 @@ from xray_det.inference.classes import dataset_rows
 from xray_det.inference.combine import COMBINATIONS, combine
 from xray_det.inference.predict import Predicting, Prediction, predict
 from xray_det.labels.frequency import expert_ranks, rank_bands
-from xray_det.labels.space import LabelSpace
-from xray_det.models.weights import CONFIG_FILE, read_config
+from xray_det.models.weights import CONFIG_FILE, read_config, read_space
 from xray_det.orchestrate.experiment import Experiment, Prepared, read_experiment
 from xray_det.orchestrate.run_folder import RunFolder
 
@@ -77,9 +76,10 @@ def expert_experiment(weights: str, name: str) -> Experiment:
     stored = read_config(weights).get("experiment")
     if not stored:
         raise InputError(weights, "does not say how the detector was trained", "Give one that was trained by xray_det")
-    general = read_experiment(stored)
+    with within(f"{storage.join(weights, CONFIG_FILE)}: experiment"):
+        general = read_experiment(stored)
     last = replace(general.phases[-1], keep_optimizer=False)
-    return replace(general, name=name, phases=(last,), start_from=weights)
+    return replace(general, name=name, phases=(last,), start_from=weights, start_partial=False)
 
 
 def choose_bands(prepared: Prepared, ranks: Sequence[tuple[int, int]] = ()) -> tuple[Band, ...]:
@@ -92,7 +92,7 @@ def choose_bands(prepared: Prepared, ranks: Sequence[tuple[int, int]] = ()) -> t
     Raises:
         InputError: a class that the general detector lacks, a band without a class, bands that overlap.
     """
-    known = LabelSpace.from_json(read_config(prepared.experiment.start_from or "")["label_space"])
+    known = read_space(prepared.experiment.start_from or "")
     if strange := [name for name in prepared.space.names if name not in known.row_of_name]:
         problem = f"has no class {strange[0]!r}: its label space is not that of the training data"
         raise InputError(str(prepared.experiment.start_from), problem, "Give a general detector of these classes")
@@ -175,7 +175,7 @@ def score_all(
     """
     precise = experiment.precision == "fp32"
     settings = Predicting(device=experiment.device, precision="float32" if precise else "bfloat16")
-    space = LabelSpace.from_json(read_config(detectors[GENERAL])["label_space"])
+    space = read_space(detectors[GENERAL])
     manifests = [Manifest.load(selection.folder) for selection in selections]
     limits = needed([(manifest, [own_protocol(manifest)]) for manifest in manifests], space)
     found = {

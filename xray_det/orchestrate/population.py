@@ -117,7 +117,7 @@ class Population(Plan):
             history: the values of each generation so far.
         """
         template = self.experiment.phases[self.first]
-        later = replace(template, keep_optimizer=True, warmup_steps=0, warmup_epochs=0.0)
+        later = replace(template, keep_optimizer=True, warmup_steps=0, warmup_epochs=None)
         experiment = replace(self.experiment, phases=(*self.experiment.phases, *(later for _ in history[1:])))
         for generation, values in enumerate(history):
             moved = f"phases.{self.first + generation}"

@@ -128,6 +128,7 @@ def _samples(experiment: Experiment) -> tuple[tuple[DataSample, ...], list[Findi
     if not wrong:
         try:
             prepare(experiment)
+            experiment.built()
         except InputError as error:
             wrong.append(bad("experiment", error.where, error.problem, error.remedy))
     return tuple(samples), wrong
@@ -135,9 +136,10 @@ def _samples(experiment: Experiment) -> tuple[tuple[DataSample, ...], list[Findi
 
 def _files(experiment: Experiment) -> tuple[str, ...]:
     """Weights that workers read."""
-    weights = experiment.model.backbone.weights
-    files: tuple[str, ...] = () if weights in ("none", "library") else (weights,)
-    return files if experiment.start_from is None else (*files, storage.join(experiment.start_from, "config.json"))
+    weights, start = experiment.model.backbone.weights, experiment.start_from
+    unread = start is not None and not experiment.start_partial
+    files: tuple[str, ...] = () if weights in ("none", "library") or unread else (weights,)
+    return files if start is None else (*files, storage.join(start, "config.json"))
 
 
 def _resources(

@@ -83,8 +83,8 @@ def _shorter(phase: Phase, fraction: float) -> Phase:
         phase,
         epochs=epochs,
         drops=tuple(drop * scale for drop in phase.drops),
-        warmup_steps=round(phase.warmup_steps * scale),
-        warmup_epochs=phase.warmup_epochs * scale,
+        warmup_steps=None if phase.warmup_steps is None else round(phase.warmup_steps * scale),
+        warmup_epochs=None if phase.warmup_epochs is None else phase.warmup_epochs * scale,
     )
 
 

@@ -31,7 +31,6 @@ from xray_det.orchestrate.sweep import Child, side_by_side
 from xray_det.orchestrate.validation import on_the_way
 from xray_det.tracking.environment import commit
 from xray_det.tracking.tracker import Tracker
-from xray_det.train.evidence import Diverged
 
 #: What is trained with a seed.
 Arm: TypeAlias = Callable[[int], Experiment]
@@ -316,7 +315,7 @@ def _make(child: Child, training: Training, begin: Result | str | None) -> Resul
         return child(training.experiment, training.title, begin, {"study": child.sweep, "arm": training.title})
     except storage.Refused:
         raise
-    except (Diverged, InputError) as error:
+    except InputError as error:
         return str(error)
 
 

@@ -77,6 +77,7 @@ def train(
     if result is not None:
         remove_spent(folder, experiment)  # a kill may have come between
         return result
+    experiment.built()  # a start that cannot be is told before workers run
     connect()
     if validate is None and experiment.data.val:
         validate = partial(measure_experiment, experiment=experiment)
@@ -303,5 +304,5 @@ def _describe(tracker: Tracker, prepared: Prepared) -> None:
 
 def _raised(failure: dict[str, str]) -> Exception:
     if failure["kind"] == "Diverged":
-        return Diverged(failure["folder"], failure["problem"])
+        return Diverged(failure["folder"], failure["step"])
     return InputError(failure["where"], failure["problem"], failure["remedy"])

@@ -19,8 +19,7 @@ from xray_det.evaluation.figures import precision_recall
 from xray_det.evaluation.measured import ClassRow, Measured, class_rows
 from xray_det.inference.predict import Predicting, predict
 from xray_det.labels.frequency import bands
-from xray_det.labels.space import LabelSpace
-from xray_det.models.weights import read_config
+from xray_det.models.weights import read_space
 from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.run_folder import RunFolder
 from xray_det.tracking.journal import Journal
@@ -90,7 +89,7 @@ def measure_experiment(weights: str, detections: str, journal: Journal, *, exper
     classes (``data.classes``) is not measured on datasets that have none of them.
     """
     settings = Predicting(precision="bfloat16" if experiment.precision == "bf16" else "float32")
-    selections, space = experiment.data.val, LabelSpace.from_json(read_config(weights)["label_space"])
+    selections, space = experiment.data.val, read_space(weights)
     if experiment.data.classes is not None:
         selections = sharing(space, selections)
     datasets = [Manifest.load(selection.folder) for selection in selections]

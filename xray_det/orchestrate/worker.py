@@ -97,7 +97,7 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
             run(context, prepared.recipe, detector, weight_saver(prepared))
             return context.outcome()
     except Diverged as error:  # on every rank alike
-        return {"failed": {"kind": "Diverged", "folder": error.folder, "problem": error.problem}}
+        return {"failed": {"kind": "Diverged", "folder": error.folder, "step": error.step}}
     except storage.Refused:  # passes
         raise
     except InputError as error:
@@ -120,10 +120,11 @@ def build_detector(prepared: Prepared, assignment: Assignment) -> Detector:
     for turn in (True, False):
         if turn == first:
             torch.manual_seed(experiment.seed)
-            detector: Detector = experiment.model.build(len(prepared.space), assignment.statistics)
+            detector: Detector = experiment.built().build(len(prepared.space), assignment.statistics)
             reports = [detector.loaded] if detector.loaded else []
             if experiment.start_from is not None:
-                reports.append(transfer_from(detector, experiment.start_from, prepared.space))
+                start, space = experiment.start_from, prepared.space
+                reports.append(transfer_from(detector, start, space, partial=experiment.start_partial))
         if context.get_world_size() > 1:
             dist.barrier()
     if reports and context.get_world_rank() == 0:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from xray_det import storage
 from xray_det.data.batch import Batch, Targets
+from xray_det.errors import InputError
 from xray_det.models.predictions import Detector
 from xray_det.train.checkpoint import SaveWeights
 from xray_det.train.context import Context
@@ -28,18 +29,19 @@ from xray_det.train.step import NonFinite, Precision, StepKey, compute_terms
 COMMAND = "python experiments/train.py --replay {folder}"
 
 
-class Diverged(Exception):
+class Diverged(InputError):
     """Training stopped at a step that was not finite; ``folder`` holds the evidence."""
 
-    def __init__(self, folder: str, problem: str) -> None:
-        self.folder, self.problem = folder, problem
+    def __init__(self, folder: str, step: str) -> None:
+        self.folder, self.step = folder, step
         super().__init__(
-            f"the loss is not finite: {problem}. The batch and the weights before the step lie in {folder}; "
-            f"to make the step again: {COMMAND.format(folder=folder)}"
+            folder,
+            f"the loss is not finite: {step}. The batch and the weights before the step lie there",
+            f"Lower lr, lengthen the warm-up or set clip; to see where it broke: {COMMAND.format(folder=folder)}",
         )
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.folder, self.problem)
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # type: ignore[override]
+        return type(self), (self.folder, self.step)
 
 
 def write(

@@ -28,7 +28,7 @@ from xray_det.train.context import Context, Position
 from xray_det.train.freeze import freeze, learnable
 from xray_det.train.optimizer import build_optimizer, build_schedule
 from xray_det.train.phase import Phase
-from xray_det.train.step import NonFinite, Precision, StepKey, Stepper, compute_terms, summed
+from xray_det.train.step import NonFinite, Precision, StepKey, Stepper, compute_terms, native_precision, summed
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ class _Run:
         self.context, self.recipe, self.save_weights = context, recipe, save_weights
         self.detector: Detector = detector.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learnable = learnable(detector)
+        if recipe.precision == "bf16" and native_precision(context.device) != "bf16" and context.rank == 0:
+            logger.warning("this %s has no bf16 and is several times faster with precision=fp32", context.device.type)
         self.ema = None
         if recipe.ema is not None:
             self.ema = AveragedModel(self.detector, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))

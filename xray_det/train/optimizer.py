@@ -45,13 +45,22 @@ def build_optimizer(model: nn.Module, phase: Phase) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=phase.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
+def warmup_length(phase: Phase, steps_per_epoch: int) -> int:
+    """Steps of the phase's warm-up."""
+    if phase.warmup_steps is not None:
+        return phase.warmup_steps
+    if phase.warmup_epochs is not None:
+        return round(phase.warmup_epochs * steps_per_epoch)
+    return 0 if phase.keep_optimizer else min(500, round(phase.epochs * steps_per_epoch / 10))
+
+
 def lr_factor(phase: Phase, step: int, steps_per_epoch: int) -> float:
     """What lr is multiplied by at step ``step`` of the phase, counted from 0.
 
     With W warm-up steps and f the warm-up factor, f + (1 - f) step / W while step < W, else 1; times drop_factor
     to the power of the drops passed. A drop at epoch e is passed from step round(e * steps_per_epoch) on.
     """
-    warmup = phase.warmup_steps or round(phase.warmup_epochs * steps_per_epoch)
+    warmup = warmup_length(phase, steps_per_epoch)
     rise = phase.warmup_factor + (1 - phase.warmup_factor) * step / warmup if step < warmup else 1.0
     drops = [round(epoch * steps_per_epoch) for epoch in phase.drops]
     return float(rise * phase.drop_factor ** bisect.bisect_right(drops, step))

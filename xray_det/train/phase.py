@@ -84,7 +84,8 @@ class Phase:
         trainable: what learns; the rest is frozen for the phase.
         optimizer: a fresh one at the start of the phase unless ``keep_optimizer``.
         lr: learning rate after the warm-up and before the first drop.
-        warmup_steps, warmup_epochs: length of the linear warm-up, in one of the two units.
+        warmup_steps, warmup_epochs: length of the linear warm-up, in one of the two units; 0 for none. Neither: 500
+            steps, but at most a tenth of the phase, and none with ``keep_optimizer``.
         warmup_factor: the warm-up starts at ``warmup_factor * lr``.
         drops: epochs of the phase (fractions allowed) after which lr is multiplied by ``drop_factor``, rising.
         clip: the gradient's total 2-norm is cut to this; None leaves it.
@@ -100,8 +101,8 @@ class Phase:
     trainable: Trainable = field(default_factory=Everything)
     optimizer: Optimizer = field(default_factory=SGD)
     lr: float = 0.01
-    warmup_steps: int = 0
-    warmup_epochs: float = 0.0
+    warmup_steps: int | None = None
+    warmup_epochs: float | None = None
     warmup_factor: float = 0.001
     drops: tuple[float, ...] = ()
     drop_factor: float = 0.1
@@ -116,10 +117,10 @@ class Phase:
         if self.lr <= 0:
             raise InputError("lr", f"{self.lr} is not positive", "Give a learning rate above 0")
         for name in ("warmup_steps", "warmup_epochs"):
-            _not_negative(name, getattr(self, name))
-        if self.warmup_steps and self.warmup_epochs:
+            _not_negative(name, getattr(self, name) or 0)
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
             raise InputError("warmup", "is given in steps and in epochs", "Give one of warmup_steps, warmup_epochs")
-        if self.warmup_epochs > self.epochs:
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise InputError(
                 "warmup_epochs", f"{self.warmup_epochs} exceeds the phase's {self.epochs} epochs", "Shorten it"
             )
