@@ -16,6 +16,10 @@ has the memory); where that is too much, name the others with --protocols.
 --run RUN adds the numbers and figures to the MLflow run of that training (its run folder), under
 evaluate/DATASET/PROTOCOL/METRIC; each further evaluation is the next step of these metrics.
 
+Each protocol sees the detections that it needs, whatever else is asked for: 100 of an image that score above 0.05, 300
+above 0.0001 where there are more than 80 classes and for LVIS, and more where the detector was set to keep more. OUT
+with fewer is refused.
+
 Detections of classes that a dataset does not annotate are left out. The COCO protocol counts every detection that meets
 no box as wrong; on data where only verified labels tell what is absent (Open Images, LVIS) read their own protocol.
 
@@ -54,11 +58,16 @@ class Args:
     protocols: tuple[Literal["coco", "lvis", "open_images", "voc"], ...] = ()
     """What to score by. Unless given: coco, open_images and voc, and lvis where a dataset was published so."""
     out: str | None = None
-    """Folder for detections, scores and figures; WEIGHTS/evaluation/DATASET-SPLIT unless given."""
+    """Folder for detections, scores and figures; unless given WEIGHTS/evaluation/DATASET-SPLIT, and the sides
+    that were."""
     json: Path | None = None
     """Write the scores to this file too."""
     run: str | None = None
     """Run folder of the training, to add the numbers to its MLflow run."""
+    short_side: int | None = None
+    """Pixels of the shorter side instead of WEIGHTS'."""
+    max_side: int | None = None
+    """Most pixels of the longer side instead of WEIGHTS'."""
     batch: int = 8
     """Images a forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -87,14 +96,31 @@ class Scored:
 def main(args: Args) -> None:
     from xray_det.data.annotations import Selection
     from xray_det.data.manifest import Manifest
-    from xray_det.inference.predict import Predicting, predict
+    from xray_det.evaluation.assess import all_protocols, needed
+    from xray_det.inference.predict import Predicting, augmentation_at_test, predict
+    from xray_det.models.weights import read_space
 
     selections = tuple(Selection(folder=folder, split=split_of(folder, args.split)) for folder in args.data)
-    names = "_".join(f"{Manifest.load(chosen.folder).name}-{chosen.split or 'all'}" for chosen in selections)
-    out = args.out or storage.join(args.weights, "evaluation", names)
-    settings = Predicting(batch=args.batch, device=args.device, precision=args.precision)
-    prediction = predict(args.weights, selections, out, settings=settings)
-    scored = [one for selection in selections for one in score(prediction, selection, args.protocols, args.weights)]
+    manifests = [Manifest.load(folder) for folder in args.data]
+    names = [f"{m.name}-{chosen.split or 'all'}" for m, chosen in zip(manifests, selections, strict=True)]
+    sides = {"short": args.short_side, "max": args.max_side}
+    names[-1] += "".join(f"-{name}{side}" for name, side in sides.items() if side is not None)
+    out = args.out or storage.join(args.weights, "evaluation", "_".join(names))
+    protocols = [args.protocols or all_protocols(manifest) for manifest in manifests]
+    space = read_space(args.weights)
+    prediction = predict(
+        args.weights,
+        selections,
+        out,
+        augmentation=augmentation_at_test(args.weights, short_side=args.short_side, max_side=args.max_side),
+        limits=needed(zip(manifests, protocols, strict=True), space),
+        settings=Predicting(batch=args.batch, device=args.device, precision=args.precision),
+    )
+    scored = [
+        one
+        for selection, chosen in zip(selections, protocols, strict=True)
+        for one in score(prediction, selection, chosen, args.weights)
+    ]
     table: dict[str, Any] = {}
     for one in scored:
         bands = {name: value if value == value else None for name, value in one.bands.items()}
@@ -125,12 +151,9 @@ def split_of(folder: str, asked: str | None) -> str | None:
 def score(
     prediction: "Prediction", selection: "Selection", protocols: "tuple[Protocol, ...]", weights: str
 ) -> list[Scored]:
-    """A dataset under each protocol, with bands by the training images of the detector's own training data.
-
-    Without protocols, all that every dataset can be scored by, and the dataset's own.
-    """
+    """A dataset under each protocol, with bands by the training images of the detector's own training data."""
     from xray_det.data.manifest import Manifest
-    from xray_det.evaluation.assess import assess, own_protocol, trained_counts
+    from xray_det.evaluation.assess import assess, trained_counts
     from xray_det.evaluation.bands import by_band
     from xray_det.labels.frequency import bands
 
@@ -141,8 +164,7 @@ def score(
             f"{dataset.name}: the training data are not there; bands go by this dataset's own images", file=sys.stderr
         )
     counts = trained_counts(prediction.space, trained or [(dataset, None)], dataset)
-    chosen = protocols or tuple(dict.fromkeys(("coco", "open_images", "voc", own_protocol(dataset))))
-    results = assess(prediction, selection, chosen)
+    results = assess(prediction, selection, protocols)
     return [
         Scored(dataset=dataset.name, protocol=p, result=r, bands=by_band(r, bands(counts)), counts=counts)
         for p, r in results.items()
@@ -166,23 +188,24 @@ def trained_on(weights: str) -> "list[tuple[Any, str | None]] | None":
 
 
 def show(scored: list[Scored]) -> None:
-    """One table a protocol, a row a dataset; and the classes of each dataset, by falling training count."""
+    """One table a protocol, a column a dataset; and the classes of each dataset, by falling training count."""
     import numpy as np
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console()
     for protocol in dict.fromkeys(one.protocol for one in scored):
         rows = [one for one in scored if one.protocol == protocol]
         names = list(dict.fromkeys(name for one in rows for name in {**one.result.metrics, **one.bands}))
-        table = Table("dataset", *names, title=protocol)
-        for one in rows:
-            table.add_row(one.dataset, *(f"{one.metrics[n]:.3f}" if n in one.metrics else "-" for n in names))
+        table = Table(*(Column(name, overflow="fold") for name in ("metric", *(one.dataset for one in rows))))
+        table.title = protocol
+        for n in names:
+            table.add_row(n, *(f"{one.metrics[n]:.3f}" if n in one.metrics else "-" for one in rows))
         console.print(table)
     for dataset in dict.fromkeys(one.dataset for one in scored):
         own = [one for one in scored if one.dataset == dataset]
         columns = ("rank", "class", "training images", *(f"AP {one.protocol} (boxes)" for one in own))
-        table = Table(*columns, title=dataset)
+        table = Table(*(Column(name, overflow="fold") for name in columns), title=dataset)
         for rank, row in enumerate(np.argsort(-own[0].counts, kind="stable"), 1):
             pairs = [(one.result.ap[row], one.result.boxes[row]) for one in own]
             if not np.isnan([ap for ap, _ in pairs]).all():

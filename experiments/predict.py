@@ -10,9 +10,11 @@ part-*.parquet       a row an image: image_id, dataset, boxes (x1 y1 x2 y2 in pi
 DATASET.coco.json    COCO results with the dataset's own published image and category ids (--coco-json)
 DATASET.png          detections beside the truth: found green, missed orange, wrong red, grey is not judged (--pictures)
 
-Images are resized as in training unless --short-side and --max-side say otherwise. Ray Data decodes and predicts, on
-every GPU of the cluster or on its CPUs; a few images are predicted without it. Killed and started again it goes on
-with the parts that are missing; another detector, dataset or size is refused in the same OUT.
+Images are resized as WEIGHTS/preprocessor_config.json says unless --short-side and --max-side say otherwise. As many
+detections are kept as evaluate.py needs for the datasets: 100 of an image that score above 0.05, 300 above 0.0001 where
+there are more than 80 classes and for LVIS, and more where the detector was set to keep more. Ray Data decodes and
+predicts, on every GPU of the cluster or on its CPUs; a few images are predicted without it. Killed and started again it
+goes on with the parts that are missing; another detector, dataset or size is refused in the same OUT.
 
 Cost: starting Ray takes 10 s, a worker's imports 5 to 10 s. A slim RetinaNet (ResNet-18, 64 channels) at 160 px does
 about 30 images a second a core.
@@ -29,7 +31,6 @@ from xray_det.errors import InputError
 
 if TYPE_CHECKING:
     from xray_det.data.annotations import Selection
-    from xray_det.data.augmentation import Augmentation
     from xray_det.inference.predict import Prediction
 
 
@@ -52,9 +53,9 @@ class Args:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is autocast: faster on GPUs and recent CPUs, boxes move by fractions of a pixel."""
     short_side: int | None = None
-    """Pixels of the shorter side instead of training's."""
+    """Pixels of the shorter side instead of WEIGHTS'."""
     max_side: int | None = None
-    """Most pixels of the longer side instead of training's."""
+    """Most pixels of the longer side instead of WEIGHTS'."""
     coco_json: bool = True
     """Write COCO results JSON, a file a dataset (to a local OUT)."""
     pictures: int = 8
@@ -66,31 +67,28 @@ class Args:
 def main(args: Args) -> None:
     from xray_det.data.annotations import Selection
     from xray_det.data.manifest import Manifest
-    from xray_det.inference.predict import Predicting, predict
+    from xray_det.evaluation.assess import all_protocols, needed
+    from xray_det.inference.predict import Predicting, augmentation_at_test, predict
+    from xray_det.models.weights import read_space
 
     selections = tuple(Selection(folder=folder, split=args.split) for folder in args.data)
-    settings = Predicting(batch=args.batch, device=args.device, precision=args.precision)
-    prediction = predict(args.weights, selections, args.out, augmentation=augmentation(args), settings=settings)
+    manifests = [Manifest.load(folder) for folder in args.data]
+    space = read_space(args.weights)
+    prediction = predict(
+        args.weights,
+        selections,
+        args.out,
+        augmentation=augmentation_at_test(args.weights, short_side=args.short_side, max_side=args.max_side),
+        limits=needed([(manifest, all_protocols(manifest)) for manifest in manifests], space),
+        settings=Predicting(batch=args.batch, device=args.device, precision=args.precision),
+    )
     print(f"{'detections':12} {args.out}")
-    for selection in selections:
-        name = Manifest.load(selection.folder).name
+    for selection, manifest in zip(selections, manifests, strict=True):
         if args.coco_json and "://" not in args.out:
             print(f"{'COCO JSON':12} {write_coco_json(prediction, selection, args.out)}")
         if args.pictures > 0:
-            print(f"{'pictures':12} {draw(prediction, selection, args, storage.join(args.out, f'{name}.png'))}")
-
-
-def augmentation(args: Args) -> "Augmentation | None":
-    """Training's sizes with what the command line changes; None where it changes nothing."""
-    from dataclasses import replace
-
-    from xray_det.inference.predict import trained_augmentation
-
-    if args.short_side is None and args.max_side is None:
-        return None
-    trained = trained_augmentation(args.weights)
-    short = trained.short_side if args.short_side is None else (args.short_side,)
-    return replace(trained, short_side=short, max_side=args.max_side or max(trained.max_side, *short))
+            address = storage.join(args.out, f"{manifest.name}.png")
+            print(f"{'pictures':12} {draw(prediction, selection, args, address)}")
 
 
 def write_coco_json(prediction: "Prediction", selection: "Selection", out: str) -> str:

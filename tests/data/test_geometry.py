@@ -204,12 +204,32 @@ def test_evaluation_leaves_nothing_to_chance() -> None:
     assert augmentation.photometric == 0
 
 
+def test_the_sizes_at_test_are_the_largest_of_training_unless_set() -> None:
+    def sides(**test: int) -> tuple[tuple[int, ...], int]:
+        at_test = Augmentation(short_side=(200, 300), max_side=400, **test).evaluation()
+        assert at_test.evaluation() == at_test
+        return at_test.short_side, at_test.max_side
+
+    assert sides() == ((300,), 400)
+    assert sides(test_short_side=250) == ((250,), 400)
+    assert sides(test_max_side=350) == ((300,), 350)
+    assert sides(test_short_side=500, test_max_side=900) == ((500,), 900)
+    training = Augmentation(short_side=(50,), max_side=80, test_short_side=20, test_max_side=30, flip=0)
+    plain = Augmentation(short_side=(50,), max_side=80, flip=0)
+    shown = [place(a, Key(seed=0), np.arange(1), np.full((1, 2), [60, 90]), *NO_BOXES) for a in (training, plain)]
+    np.testing.assert_array_equal(shown[0].sizes, shown[1].sizes)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         {"short_side": ()},
         {"short_side": (0,)},
         {"short_side": (900,), "max_side": 800},
+        {"test_short_side": 0},
+        {"test_short_side": 1334},
+        {"test_max_side": 799},
+        {"test_max_side": 20000},
         {"flip": 1.5},
         {"scale_jitter": (2.0, 1.0)},
         {"zoom_out_sides": (0.5, 2.0)},

@@ -101,6 +101,64 @@ def test_predict_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert tracked.info.status == "FINISHED"
     assert len(client.list_artifacts(tracked.info.run_id, "evaluation/0")) == 6
 
+    # Another size is another folder.
+    evaluating.main(evaluating.Args(weights=made, data=(folder,), protocols=("coco",), short_side=32))
+    (smaller,) = (tmp_path / "weights" / "evaluation").iterdir()
+    assert smaller.name == "made-all-short32"
+    assert json.loads((smaller / "prediction.json").read_text())["augmentation"]["short_side"] == [32]
+
+
+def test_tables_fit_a_terminal_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from xray_det.evaluation import coco
+    from xray_det.evaluation.result import Result
+    from xray_det.labels.space import Class, LabelSpace
+
+    monkeypatch.setenv("COLUMNS", "80")
+    evaluating = script("evaluate")
+    name = "a class whose name is longer than the terminal of eighty columns that it is printed to is wide"
+    space = LabelSpace(name="s", classes=tuple(Class(name=n, source_id=n) for n in ("cup", name)))
+    metrics = {**dict.fromkeys(coco.METRICS, 0.123), "AP": 0.456}
+    assert len(metrics) == 12
+    datasets = ("objects365_validation_2019", "open_images_v7_challenge", "lvis_v1_minival")
+    scored = [
+        evaluating.Scored(
+            dataset=dataset,
+            protocol=protocol,
+            result=Result(
+                protocol=protocol,
+                metrics=metrics,
+                space=space,
+                ap=np.array([0.789, 0.012]),
+                boxes=np.array([4, 123456]),
+            ),
+            bands={"AP_head": 0.5, "AP_middle": np.nan, "AP_tail": 0.25},
+            counts=np.array([1234567, 3]),
+        )
+        for dataset in datasets
+        for protocol in ("coco", "lvis", "open_images", "voc")
+    ]
+    evaluating.show(scored)
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) <= 80
+    for text in (
+        *metrics,
+        "AP_head",
+        "AP_middle",
+        "AP_tail",
+        "0.123",
+        "0.456",
+        "0.789",
+        "123456",
+        "1234567",
+        *datasets,
+    ):
+        assert text in said, text
+    cells = [line.split("│")[2] for line in said.splitlines() if "│" in line]
+    assert name.replace(" ", "") in "".join(cells).replace(" ", "")
+
 
 @pytest.mark.medium
 @pytest.mark.parametrize("name", ["predict.py", "evaluate.py"])

@@ -1,6 +1,7 @@
 """Combined detections against plain loops over images, classes and boxes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from xray_det.labels.space import Class, LabelSpace
 
 NAMES = ("cup", "plate", "fork", "spoon", "knife")
 IMAGES, PART = 23, 10
-MOST = {"made": 100}
 
 
 def iou(a: Any, b: Any) -> float:
@@ -60,12 +60,14 @@ def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def predicted(folder: Path, names: tuple[str, ...], seed: int, part_images: int = PART) -> Prediction:
+def predicted(folder: Path, names: tuple[str, ...], seed: int, part_images: int = PART, most: int = 100) -> Prediction:
     """A prediction of made detections: up to a dozen an image, of an image now and then none."""
     space = LabelSpace(name="made", classes=tuple(Class(name=n, source_id=f"id of {n}") for n in names))
     rng = np.random.default_rng(seed)
     folder.mkdir()
     said = {"weights": str(seed), "data": {"made": ["f", None]}, "images": {"made": IMAGES}, "part_images": part_images}
+    limits = {"score_threshold": 0.05, "candidates": 1000, "max_detections": most}
+    said |= {"own": {**limits, "max_detections": 4}, "limits": limits}
     (folder / "prediction.json").write_text(json.dumps(said))
     rows = []
     for number in range(IMAGES):
@@ -129,7 +131,8 @@ def predictions(tmp_path: Path) -> list[Prediction]:
 def test_a_combination_is_that_of_plain_loops(
     tmp_path: Path, predictions: list[Prediction], how: Combination, most: int
 ) -> None:
-    result = combine(predictions, str(tmp_path / "out"), how, most={"made": most})
+    predictions = [replace(p, limits=replace(p.limits, max_detections=most)) for p in predictions]
+    result = combine(predictions, str(tmp_path / "out"), how)
     found, expected = triples(open_prediction(result.folder)), plainly(predictions, how, most)
     assert list(found) == [str(number) for number in range(IMAGES)]
     assert result.space == predictions[0].space
@@ -146,7 +149,7 @@ def test_a_class_that_one_detector_has_is_fused_with_nothing(tmp_path: Path, pre
     apart = tmp_path / "apart"
     general = predicted(apart, NAMES, seed=9)
     only = [row for rows in triples(general).values() for row in rows if row[0] in ("cup", "spoon")]
-    fused_too = triples(combine([general, *predictions[1:]], str(tmp_path / "out"), Fusion(iou=0.999), most=MOST))
+    fused_too = triples(combine([general, *predictions[1:]], str(tmp_path / "out"), Fusion(iou=0.999)))
     found = [row for rows in fused_too.values() for row in rows if row[0] in ("cup", "spoon")]
     assert found == only
 
@@ -194,32 +197,32 @@ def test_a_combination_goes_on_where_it_stopped_and_refuses_another(
     tmp_path: Path, predictions: list[Prediction]
 ) -> None:
     out = tmp_path / "out"
-    before = triples(combine(predictions, str(out), Fusion(), most=MOST))
+    before = triples(combine(predictions, str(out), Fusion()))
     parts = sorted(out.glob("*.parquet"))
     parts[1].unlink()
     marks = {part: part.stat().st_mtime_ns for part in (parts[0], parts[2])}
-    assert triples(combine(predictions, str(out), Fusion(), most=MOST)) == before
+    assert triples(combine(predictions, str(out), Fusion())) == before
     assert {part: part.stat().st_mtime_ns for part in marks} == marks
     with pytest.raises(InputError, match=r"how\.iou: 0\.55 -> 0\.6"):
-        combine(predictions, str(out), Fusion(iou=0.6), most=MOST)
+        combine(predictions, str(out), Fusion(iou=0.6))
     with pytest.raises(InputError, match="combined"):
-        combine(predictions[:2], str(out), Fusion(), most=MOST)
+        combine(predictions[:2], str(out), Fusion())
 
 
 def test_what_cannot_be_combined_is_refused(tmp_path: Path, predictions: list[Prediction]) -> None:
     general, out = predictions[0], str(tmp_path / "out")
     with pytest.raises(InputError, match="learned 'cup', which is no class of the general"):
-        combine([predictions[1], general], out, Union(), most=MOST)
+        combine([predictions[1], general], out, Union())
     with pytest.raises(InputError, match=r"1 and .*1 both learned 'plate'"):
-        combine([general, predictions[1], predictions[1]], out, Own(), most=MOST)
+        combine([general, predictions[1], predictions[1]], out, Own())
     with pytest.raises(InputError, match="5 parts, not 3"):
-        combine([general, predicted(tmp_path / "parts", ("cup",), 5, part_images=5)], out, Own(), most=MOST)
+        combine([general, predicted(tmp_path / "parts", ("cup",), 5, part_images=5)], out, Own())
     other = predicted(tmp_path / "other", ("cup",), 5)
     table = parquet.read_table(other.uris[1])
     renamed = table.set_column(0, table.schema.field(0), array([f"x{n}" for n in range(table.num_rows)]))
     parquet.write_table(renamed, tmp_path / "other" / "part-00001.parquet")
     with pytest.raises(InputError, match=r"other images than .*part 1 has other values of image_id"):
-        combine([general, other], out, Own(), most=MOST)
+        combine([general, other], out, Own())
     for kind in (Union, Fusion):
         with pytest.raises(InputError, match=r"1\.5 is no overlap"):
             kind(iou=1.5)

@@ -72,7 +72,7 @@ def test_rows_are_images_and_their_detections_fall_in_score(pairs: list[tuple[in
         labels=torch.arange(count),
         image=torch.tensor([image for image, _ in pairs], dtype=torch.int64),
     )
-    batch = detection_rows(found, [f"i{k}" for k in range(5)], ["d"] * 5, {"d": 99})
+    batch = detection_rows(found, [f"i{k}" for k in range(5)], ["d"] * 5)
     assert batch.schema == DETECTIONS
     for image, row in enumerate(batch.to_pylist()):
         own = [k for k, (of, _) in enumerate(pairs) if of == image]
@@ -81,12 +81,8 @@ def test_rows_are_images_and_their_detections_fall_in_score(pairs: list[tuple[in
         assert row["labels"] == expected
         assert row["scores"] == [pairs[k][1] for k in expected]
         assert row["boxes"] == [boxes[k].tolist() for k in expected]
-    # of two datasets' images the best one, and the best three
-    cut = detection_rows(found, list("abcde"), ["d", "e", "d", "e", "d"], {"d": 1, "e": 3}).to_pylist()
-    limits = [1, 3, 1, 3, 1]
-    assert [row["labels"] for row in cut] == [
-        row["labels"][:limit] for row, limit in zip(batch.to_pylist(), limits, strict=True)
-    ]
+    cut = detection_rows(found, list("abcde"), ["d"] * 5, most=2).to_pylist()
+    assert [row["labels"] for row in cut] == [row["labels"][:2] for row in batch.to_pylist()]
 
 
 def test_the_class_table_travels_with_the_schema() -> None:

@@ -15,9 +15,10 @@ from PIL import Image
 from xray_det.data.annotations import Selection
 from xray_det.data.augmentation import Augmentation
 from xray_det.data.formats.detections import read_detections
+from xray_det.data.limits import Limits
 from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
-from xray_det.inference.predict import Predicting, Prediction, open_prediction, predict, trained_augmentation
+from xray_det.inference.predict import Predicting, Prediction, augmentation_at_test, open_prediction, predict
 
 SETTINGS = Predicting(batch=4, part_images=10, device="cpu")
 IMAGES = 23
@@ -111,21 +112,54 @@ def test_a_prediction_goes_on_where_it_stopped_and_refuses_another(tmp_path: Pat
         predict(made, [selection], str(out), augmentation=larger, settings=SETTINGS, progress=False)
 
 
-def test_as_many_detections_as_the_datasets_protocol_counts(tmp_path: Path) -> None:
+def test_limits_widen_what_the_detector_was_set_to(tmp_path: Path) -> None:
     folder = dataset(tmp_path, 6)
     made, sides = weights(tmp_path / "weights", Manifest.load(folder).space), Augmentation(short_side=(64,))
 
-    def predicted(out: str) -> dict[str, np.ndarray]:
+    def predicted(out: str, limits: Limits | None) -> Prediction:
         chosen = [Selection(folder=folder)]
-        return found_in(predict(made, chosen, str(tmp_path / out), augmentation=sides, settings=SETTINGS))
+        return predict(made, chosen, str(tmp_path / out), augmentation=sides, limits=limits, settings=SETTINGS)
 
-    few = predicted("coco")
-    assert max(map(len, few.values())) == 20, "the detector's own"
-    replace(Manifest.load(folder), format="lvis").save(folder)
-    many = predicted("lvis")
-    assert 20 < max(map(len, many.values())) <= 300
-    for image, rows in few.items():
+    few = predicted("few", None)
+    own = Limits(score_threshold=0.5, max_detections=20)  # inference_made.detector's
+    assert few.own == few.limits == own
+    found = found_in(few)
+    assert max(map(len, found.values())) == 20
+    more = predicted("more", Limits(score_threshold=0.05, max_detections=30))
+    assert more == open_prediction(more.folder)
+    assert (more.own, more.limits) == (own, Limits(score_threshold=0.05, max_detections=30))
+    many = found_in(more)
+    assert max(map(len, many.values())) == 30
+    for image, rows in found.items():
         np.testing.assert_array_equal(many[image][: len(rows)], rows)
+    low = found_in(predicted("low", Limits(score_threshold=0.0, candidates=100_000, max_detections=100_000)))
+    assert min(rows[:, 4].min() for rows in low.values()) < 0.5
+    assert predicted("few", Limits(score_threshold=0.9, max_detections=1)).limits == own, "never less than its own"
+
+
+def test_a_folder_with_more_detections_serves_and_one_with_fewer_is_refused(tmp_path: Path) -> None:
+    folder = dataset(tmp_path, 12)
+    made, sides = weights(tmp_path / "weights", Manifest.load(folder).space), Augmentation(short_side=(32,))
+
+    def predicted(limits: Limits) -> Prediction:
+        chosen, out = [Selection(folder=folder)], str(tmp_path / "out")
+        return predict(made, chosen, out, augmentation=sides, limits=limits, settings=SETTINGS)
+
+    wide = predicted(Limits(max_detections=40))
+    before = found_in(wide)
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    again = predicted(Limits(max_detections=30))
+    assert again == wide
+    for image, rows in found_in(again).items():
+        np.testing.assert_array_equal(before[image], rows)  # the part that was missing has 40 as well
+    with pytest.raises(InputError, match=r"limits\.max_detections: 40 -> 50"):
+        predicted(Limits(max_detections=50))
+    with pytest.raises(InputError, match=r"limits\.score_threshold: 0\.05 -> 0\.0001"):
+        predicted(Limits(score_threshold=1e-4))
+    said = tmp_path / "out" / "prediction.json"
+    said.write_text(json.dumps({k: v for k, v in json.loads(said.read_text()).items() if k != "limits"}))
+    with pytest.raises(InputError, match="does not say which detections are in it"):
+        open_prediction(str(tmp_path / "out"))
 
 
 def test_sizes_come_from_the_experiment_with_nothing_random(tmp_path: Path) -> None:
@@ -134,7 +168,34 @@ def test_sizes_come_from_the_experiment_with_nothing_random(tmp_path: Path) -> N
     space = LabelSpace(name="s", classes=(Class(name="cup", source_id="1"),))
     augmentation = Augmentation(short_side=(320, 352), max_side=640, flip=0.5, scale_jitter=(0.5, 2.0))
     made = weights(tmp_path / "weights", space, augmentation)
-    assert trained_augmentation(made) == augmentation.evaluation()
+    assert augmentation_at_test(made) == augmentation.evaluation()
     config = tmp_path / "weights" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "experiment": None}))
-    assert trained_augmentation(made) == Augmentation().evaluation()
+    assert augmentation_at_test(made) == Augmentation().evaluation()
+
+
+def test_sizes_are_those_of_the_preprocessor_unless_others_are_asked_for(tmp_path: Path) -> None:
+    from xray_det.labels.space import Class, LabelSpace
+
+    space = LabelSpace(name="s", classes=(Class(name="cup", source_id="1"),))
+    augmentation = Augmentation(short_side=(320, 352), max_side=640, fill=(1, 2, 3))
+    made = weights(tmp_path / "weights", space, augmentation)
+    file = tmp_path / "weights" / "preprocessor_config.json"
+    published = json.loads(file.read_text())
+
+    def said(**sizes: object) -> None:
+        file.write_text(json.dumps({**published, **sizes}))
+
+    said(size={"shortest_edge": 480, "longest_edge": 900}, pad_size_divisor=16)
+    expected = replace(augmentation.evaluation(), short_side=(480,), max_side=900, multiple=16)
+    assert augmentation_at_test(made) == expected
+    assert augmentation_at_test(made, short_side=1000) == replace(expected, short_side=(1000,), max_side=1000)
+    assert augmentation_at_test(made, short_side=600) == replace(expected, short_side=(600,))
+    assert augmentation_at_test(made, max_side=500) == replace(expected, max_side=500)
+    for short_side, max_side in ((0, None), (None, 479), (300, 200), (None, 0)):
+        with pytest.raises(InputError, match=r"augmentation\.short_side"):
+            augmentation_at_test(made, short_side=short_side, max_side=max_side)
+    for size in ({"height": 4, "width": 4}, 480, None, {"shortest_edge": 9, "longest_edge": 8}):
+        said(size=size)
+        with pytest.raises(InputError, match=r"preprocessor_config\.json: size .*Give \"size\""):
+            augmentation_at_test(made)

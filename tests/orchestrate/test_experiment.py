@@ -71,6 +71,15 @@ def test_where_a_run_lies_does_not_change_what_it_is(dataset: str, tmp_path: Pat
     assert here == there
 
 
+def test_the_sizes_at_test_go_with_the_weights_and_do_not_change_them(dataset: str, tmp_path: Path) -> None:
+    made = experiment(dataset, tmp_path)
+    tested = config.replace(config.replace(made, "augmentation.test_max_side", 160), "augmentation.test_short_side", 96)
+    assert prepare(made).preprocessor["size"] == {"shortest_edge": 64, "longest_edge": 64}
+    assert prepare(tested).preprocessor["size"] == {"shortest_edge": 96, "longest_edge": 160}
+    assert prepare(tested).fingerprints == prepare(made).fingerprints
+    assert prepare(tested).document != prepare(made).document
+
+
 def test_runs_lie_in_the_projects_home_unless_told(home: Path) -> None:
     made = replace(experiment("data", Path("x")), out="")
     assert made.folder == str(storage.home() / "runs" / "run")

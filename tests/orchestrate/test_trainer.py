@@ -13,7 +13,7 @@ from xray_det import storage
 from xray_det.data.sampling import Natural, SoftBalance
 from xray_det.errors import InputError
 from xray_det.evaluation.measured import Measured
-from xray_det.inference.predict import trained_augmentation
+from xray_det.inference.predict import augmentation_at_test
 from xray_det.models.weights import load_detector, read_config
 from xray_det.orchestrate import trainer
 from xray_det.orchestrate.experiment import Prepared, Validation, prepare, read_experiment
@@ -84,7 +84,7 @@ def test_a_training_on_ray_equals_the_plain_loop_and_is_not_repeated(
         assert all(torch.equal(ours[name], value) for name, value in plain.items())
     # what others can use
     # whoever predicts with the weights finds the sizes and the data of the training in them
-    assert trained_augmentation(result.weights) == made.augmentation.evaluation()
+    assert augmentation_at_test(result.weights) == made.augmentation.evaluation()
     assert read_experiment(read_config(result.weights)).data == made.absolute().data
     loaded, space = load_detector(result.weights)
     assert space.names == ("red", "green", "blue")

@@ -13,6 +13,8 @@ class Augmentation:
     Attributes:
         short_side: the shorter side is resized to one of these, drawn alike.
         max_side: the longer side is never longer; the short side then gets shorter.
+        test_short_side: the shorter side where the detector is measured or used; None: the largest of ``short_side``.
+        test_max_side: ``max_side`` there; None: that of training.
         scale_jitter: a factor drawn from this range zooms in (a window of the image at the size of the whole) or out
             (the whole image, smaller), as in large-scale jitter; None for none.
         flip: chance of a horizontal flip.
@@ -27,6 +29,8 @@ class Augmentation:
 
     short_side: tuple[int, ...] = (800,)
     max_side: int = 1333
+    test_short_side: int | None = None
+    test_max_side: int | None = None
     scale_jitter: tuple[float, float] | None = None
     flip: float = 0.5
     iou_crop: float = 0.0
@@ -48,6 +52,12 @@ class Augmentation:
             f"one or more sides from 1 to max_side, {self.max_side}",
         )
         check(1 <= self.max_side <= 16384, "max_side", "a number from 1 to 16384")
+        short, longest = self._test_sides()
+        if self.test_short_side is not None:
+            check(1 <= short <= longest, "test_short_side", f"a side from 1 to {longest}, the longest at test")
+        if self.test_max_side is not None:
+            allowed = f"a number from {short}, the shorter side at test, to 16384"
+            check(short <= longest <= 16384, "test_max_side", allowed)
         for field in ("flip", "iou_crop", "zoom_out", "photometric"):
             check(0 <= getattr(self, field) <= 1, field, "a chance from 0 to 1")
         if self.scale_jitter is not None:
@@ -59,13 +69,22 @@ class Augmentation:
         check(len(self.fill) == 3 and all(0 <= value <= 255 for value in self.fill), "fill", "three numbers 0 to 255")
 
     def evaluation(self) -> Self:
-        """The same sizes with nothing random: the largest short side, no jitter, crop, flip or distortion."""
+        """The sizes at test with nothing random: no jitter, crop, flip or distortion."""
+        short, longest = self._test_sides()
         return replace(
             self,
-            short_side=(max(self.short_side),),
+            short_side=(short,),
+            max_side=longest,
+            test_short_side=None,
+            test_max_side=None,
             scale_jitter=None,
             flip=0.0,
             iou_crop=0.0,
             zoom_out=0.0,
             photometric=0.0,
         )
+
+    def _test_sides(self) -> tuple[int, int]:
+        """The shorter side at test, and the most that the longer one may be."""
+        short = max(self.short_side) if self.test_short_side is None else self.test_short_side
+        return short, self.max_side if self.test_max_side is None else self.test_max_side

@@ -7,14 +7,16 @@ Parts are joined in the order of the images in the dataset. Equal scores stay in
 written, so that the numbers depend neither on the parts nor on which was done first.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from xray_det.data.annotations import Annotations, Selection
 from xray_det.data.ingest import each
+from xray_det.data.limits import Limits
 from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
 from xray_det.evaluation import coco, lvis, open_images, voc
@@ -26,6 +28,14 @@ from xray_det.inference.classes import dataset_rows
 from xray_det.inference.predict import Prediction
 from xray_det.labels.space import LabelSpace
 
+#: Protocol -> what it needs of decoding to score so many classes.
+_NEEDS: Final[dict[Protocol, Callable[[int], Limits]]] = {
+    "coco": coco.needs,
+    "lvis": lvis.needs,
+    "voc": voc.needs,
+    "open_images": open_images.needs,
+}
+
 
 def own_protocol(manifest: Manifest) -> Protocol:
     """The protocol that a dataset's publishers use: that of its format."""
@@ -33,11 +43,31 @@ def own_protocol(manifest: Manifest) -> Protocol:
     return formats[manifest.format]
 
 
+def all_protocols(manifest: Manifest) -> tuple[Protocol, ...]:
+    """What every dataset can be scored by, and the dataset's own."""
+    return tuple(dict.fromkeys(("coco", "open_images", "voc", own_protocol(manifest))))
+
+
+def needed(asked: Iterable[tuple[Manifest, Iterable[Protocol]]], space: LabelSpace) -> Limits:
+    """What a prediction of several datasets must hold for all protocols that each is scored by.
+
+    Args:
+        asked: datasets with their protocols.
+        space: the detector's classes: those that a dataset has not share an image's detections too.
+    """
+    found = [_NEEDS[p](max(len(space), len(manifest.space))) for manifest, protocols in asked for p in protocols]
+    return reduce(Limits.widened, found)
+
+
 def assess(prediction: Prediction, selection: Selection, protocols: Sequence[Protocol]) -> dict[Protocol, Result]:
     """Score a prediction on one dataset, over the dataset's own classes.
 
     Classes that the detector has from elsewhere are left out; classes that it lacks score 0. Images of the selection
     that the prediction lacks have no detections; its other images are left out.
+
+    Of what was predicted a protocol sees what it needs, and all that the detector was set to keep: its numbers do not
+    depend on what else was asked for. (But for suppression: where a pyramid level has more pairs above the threshold
+    than ``candidates``, they depend on how many took part.)
 
     Args:
         prediction: of the selection, among others perhaps.
@@ -51,7 +81,8 @@ def assess(prediction: Prediction, selection: Selection, protocols: Sequence[Pro
     annotations = Annotations.open([selection])
     (manifest,) = annotations.manifests
     rows = dataset_rows(prediction.space, manifest.space, manifest.name)
-    scored = Scored(source=annotations.source, manifest=manifest, rows=rows, protocols=tuple(protocols))
+    limits = {protocol: _NEEDS[protocol](len(manifest.space)).widened(prediction.own) for protocol in protocols}
+    scored = Scored(source=annotations.source, manifest=manifest, rows=rows, limits=limits)
     parts = parts_of(prediction.uris, manifest.name, annotations.image_ids)
     run = map if len(parts) == 1 else each  # starting tasks takes longer than judging one part
     found = dict(run(partial(judge, scored=scored), parts))
@@ -60,7 +91,7 @@ def assess(prediction: Prediction, selection: Selection, protocols: Sequence[Pro
         judged = [found[part.start][protocol] for part in parts]
         if protocol in WHOLE:
             truth = truth_of(annotations.batch, manifest)
-            detected = detected_from_table(pa.concat_tables(judged), truth, rows=rows)
+            detected = detected_from_table(pa.concat_tables(judged), truth, rows=rows).within(limits[protocol])
             results[protocol] = (coco if protocol == "coco" else lvis).evaluate(truth, detected)
         else:
             result = open_images.result if protocol == "open_images" else voc.result

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from xray_det.data.limits import Limits
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
@@ -117,6 +118,14 @@ class Detected:
             sizes=self.sizes[rows],
             scores=self.scores[rows],
         )
+
+    def within(self, limits: Limits) -> "Detected":
+        """Of each image the best ``max_detections`` that score above the threshold, in their order."""
+        order = np.lexsort((-self.scores, self.image))
+        image = self.image[order]
+        rank = np.arange(len(order)) - np.searchsorted(image, image)
+        kept = (rank < limits.max_detections) & (self.scores[order] > np.float32(limits.score_threshold))
+        return self.take(np.sort(order[kept]))
 
 
 def truth_from_published(

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from xray_det.data.formats.lvis import FREQUENCIES
+from xray_det.data.limits import MANY_CLASSES, Limits
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 from xray_det.evaluation.columns import Detected, Truth
@@ -28,6 +29,11 @@ _AVERAGE_RECALLS: Final[dict[str, dict[str, Any]]] = {
     "ARm@300": {"kind": "AR", "area": "medium"},
     "ARl@300": {"kind": "AR", "area": "large"},
 }
+
+
+def needs(classes: int) -> Limits:
+    """Rule 1's 300 detections, however few the classes."""
+    return MANY_CLASSES
 
 
 def evaluate(truth: Truth, detected: Detected) -> Result:

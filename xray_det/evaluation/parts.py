@@ -15,6 +15,7 @@ import pyarrow.dataset
 
 from xray_det import storage
 from xray_det.data.annotations import Source
+from xray_det.data.limits import Limits
 from xray_det.data.manifest import Manifest
 from xray_det.data.schema import DETECTIONS
 from xray_det.data.shards import read_table
@@ -50,13 +51,13 @@ class Scored:
         source: the annotations, of one dataset.
         manifest: of the dataset.
         rows: int32, row of the dataset's classes of each class of the detector, -1 for one it does not have.
-        protocols: what to judge by.
+        limits: protocol to judge by -> which of the detections it sees.
     """
 
     source: Source
     manifest: Manifest
     rows: np.ndarray
-    protocols: tuple[Protocol, ...]
+    limits: Mapping[Protocol, Limits]
 
 
 def truth_of(images: pa.RecordBatch, manifest: Manifest) -> Truth:
@@ -113,12 +114,12 @@ def judge(part: Part, *, scored: Scored) -> tuple[int, Mapping[Protocol, Judged]
     truth = truth_of(images, manifest)
     detected = detected_from_table(table, truth, rows=scored.rows)
     judged: dict[Protocol, Judged] = {}
-    for protocol in scored.protocols:
+    for protocol, limits in scored.limits.items():
         if protocol == "open_images":
             ancestors = manifest.hierarchy.ancestors(manifest.space) if manifest.hierarchy else None
-            judged[protocol] = open_images.judge(truth, detected, ancestors=ancestors)
+            judged[protocol] = open_images.judge(truth, detected.within(limits), ancestors=ancestors)
         else:
-            judged[protocol] = voc.judge(truth, detected) if protocol == "voc" else table
+            judged[protocol] = voc.judge(truth, detected.within(limits)) if protocol == "voc" else table
     return part.start, judged
 
 

@@ -5,9 +5,9 @@ a restarted combination leaves out those that are there. Letters: C classes of t
 part.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import torch
 
 from xray_det import storage
-from xray_det.config import fingerprint
+from xray_det.config import fingerprint, to_dict
 from xray_det.data.ingest import each
+from xray_det.data.limits import Limits
 from xray_det.data.shards import read_table, write_table
 from xray_det.errors import InputError
 from xray_det.inference.detect import detection_rows, detection_schema
@@ -26,6 +27,7 @@ from xray_det.inference.fusion import Floats, Ints, fuse
 from xray_det.inference.predict import DESCRIPTION, Prediction, claim
 from xray_det.labels.space import LabelSpace
 from xray_det.models.predictions import Detections
+from xray_det.models.suppression import suppress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +87,16 @@ class Found:
         return Found(**{name: values[rows] for name, values in vars(self).items()})
 
 
-def combine(predictions: Sequence[Prediction], out: str, how: Combination, *, most: Mapping[str, int]) -> Prediction:
+def combine(predictions: Sequence[Prediction], out: str, how: Combination) -> Prediction:
     """Combine predictions of the same images; finished parts of an earlier call are kept.
+
+    Of an image as many detections are kept as the widest of the predictions keeps.
 
     Args:
         predictions: of the general detector, whose classes are the result's, and of the experts, whose classes are
             found among those by name.
         out: folder for the result, a local path or URI; it is a prediction like any other.
         how: what is done where several detectors learned a class.
-        most: dataset -> how many detections of an image are kept (predict.most_detections).
 
     Raises:
         InputError: a class that the general detector lacks, other images, two experts for one class (``Own``), or
@@ -109,19 +112,21 @@ def combine(predictions: Sequence[Prediction], out: str, how: Combination, *, mo
         if other.parts != general.parts:
             raise _other_images(other, general, f"{other.parts} parts, not {general.parts}")
     said = [storage.read_json(storage.join(prediction.folder, DESCRIPTION)) for prediction in predictions]
+    own, limits = (reduce(Limits.widened, (getattr(p, name) for p in predictions)) for name in ("own", "limits"))
     claim(
         out,
         {
             "combined": [fingerprint(each_said) for each_said in said],
             "how": {"type": type(how).__name__, **vars(how)},
-            "most": dict(most),
+            "own": to_dict(own),
+            "limits": to_dict(limits),
             **{name: said[0][name] for name in ("data", "images", "part_images")},
         },
     )
-    result = Prediction(folder=out, parts=general.parts, space=general.space)
+    result = Prediction(folder=out, parts=general.parts, space=general.space, own=own, limits=limits)
     missing = [part for part in range(result.parts) if not storage.exists(result.uris[part])]
     task = partial(_combine_part, predictions=tuple(predictions), learned=learned, result=result, how=how)
-    for _ in each(partial(task, most=most), missing):
+    for _ in each(task, missing):
         pass
     return result
 
@@ -154,7 +159,6 @@ def _combine_part(
     learned: npt.NDArray[np.bool_],
     result: Prediction,
     how: Combination,
-    most: Mapping[str, int],
 ) -> None:
     tables = [read_table(prediction.uris[part]) for prediction in predictions]
     for prediction, table in zip(predictions[1:], tables[1:], strict=True):
@@ -163,7 +167,7 @@ def _combine_part(
                 raise _other_images(prediction, predictions[0], f"part {part} has other values of {name}")
     found = [_found(t, _rows(result.space, p), n) for n, (t, p) in enumerate(zip(tables, predictions, strict=True))]
     together = Found(**{name: np.concatenate([getattr(f, name) for f in found]) for name in vars(found[0])})
-    write_table(_table(combined(together, learned, how), tables[0], result.space, most), result.uris[part])
+    write_table(_table(combined(together, learned, how), tables[0], result), result.uris[part])
 
 
 def _found(table: pa.Table, rows: Ints, detector: int) -> Found:
@@ -190,9 +194,7 @@ def combined(found: Found, learned: npt.NDArray[np.bool_], how: Combination) -> 
         return found.take(found.detector == last[found.label])
     group = found.image * learned.shape[1] + found.label
     if isinstance(how, Union):
-        from torchvision.ops import batched_nms  # not with the module: see models/backbones.py
-
-        kept = batched_nms(*map(torch.from_numpy, (found.boxes, found.scores, group)), how.iou)
+        kept = suppress(*map(torch.from_numpy, (found.boxes, found.scores, group)), iou=how.iou)
         return found.take(kept.numpy())
     models = learned.sum(axis=0)[found.label]
     boxes, scores, group = fuse(found.boxes, found.scores, group, models, how.iou)
@@ -200,8 +202,9 @@ def combined(found: Found, learned: npt.NDArray[np.bool_], how: Combination) -> 
     return Found(image=image, label=label, boxes=boxes, scores=scores, detector=np.zeros_like(image))
 
 
-def _table(found: Found, images: pa.Table, space: LabelSpace, most: Mapping[str, int]) -> pa.Table:
+def _table(found: Found, images: pa.Table, result: Prediction) -> pa.Table:
     boxes, scores, labels, image = map(torch.from_numpy, (found.boxes, found.scores, found.label, found.image))
     detections = Detections(boxes=boxes.float(), scores=scores.float(), labels=labels, image=image)
-    rows = detection_rows(detections, images["image_id"].to_pylist(), images["dataset"].to_pylist(), most)
-    return pa.Table.from_batches([rows]).replace_schema_metadata(detection_schema(space).metadata)
+    names = (images[name].to_pylist() for name in ("image_id", "dataset"))
+    rows = detection_rows(detections, *names, most=result.limits.max_detections)
+    return pa.Table.from_batches([rows]).replace_schema_metadata(detection_schema(result.space).metadata)

@@ -1,7 +1,7 @@
 """A detector over pictures: detections in the pixels of the upright originals, as rows of schema.DETECTIONS."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -44,21 +44,21 @@ def detect(detector: Detector, pictures: Pictures, *, precision: torch.dtype = t
 
 
 def detection_rows(
-    found: Detections, image_ids: Sequence[str], datasets: Sequence[str], most: Mapping[str, int]
+    found: Detections, image_ids: Sequence[str], datasets: Sequence[str], *, most: int | None = None
 ) -> pa.RecordBatch:
     """Detections of B images as B rows of schema.DETECTIONS (images without detections too), by falling score.
 
     Args:
         found: ``image`` counts the images from 0.
         image_ids, datasets: B of each.
-        most: dataset -> how many of an image are kept, those that score best.
+        most: of an image that are kept, those that score best; None: all.
     """
     image, scores = found.image.numpy(), found.scores.numpy()
     order = np.lexsort((-scores.astype(np.float64), image))
     image = image[order]
-    limit = np.array([most[dataset] for dataset in datasets], np.int64)[image]
-    kept = np.arange(len(image)) - np.searchsorted(image, image) < limit
-    image, order = image[kept], order[kept]
+    if most is not None:
+        kept = np.arange(len(image)) - np.searchsorted(image, image) < most
+        image, order = image[kept], order[kept]
     offsets = pa.array(np.concatenate([[0], np.cumsum(np.bincount(image, minlength=len(image_ids)))]).astype(np.int32))
     boxes = pa.FixedSizeListArray.from_arrays(pa.array(found.boxes.numpy()[order].reshape(-1)), 4)
     columns = {

@@ -2,7 +2,8 @@
 
 Layout of the folder it leaves:
 
-    prediction.json      what was predicted with what: another detector, data or size is refused in this folder
+    prediction.json      what was predicted with what: another detector, data or size is refused in this folder, and
+                         more detections than are there
     part-00000.parquet   schema.DETECTIONS, the class table in the schema's metadata; one row an image, in the order of
                          the annotations
 
@@ -14,7 +15,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import Any, Final, Literal, TypeAlias
 
@@ -25,23 +26,30 @@ import torch
 from rich.progress import Progress
 
 from xray_det import storage
-from xray_det.config import difference, from_dict
+from xray_det.config import difference, from_dict, to_dict
 from xray_det.data import wire
 from xray_det.data.annotations import Annotations, Selection, Source
 from xray_det.data.augmentation import Augmentation
-from xray_det.data.manifest import Manifest
+from xray_det.data.limits import Limits
 from xray_det.data.shards import read_table
 from xray_det.errors import InputError, within
 from xray_det.inference.detect import detect, detection_rows, detection_schema
 from xray_det.inference.pictures import Pictures, by_aspect, pictures
 from xray_det.labels.space import LabelSpace
+from xray_det.models.decoding import Decoding
 from xray_det.models.predictions import Detector
-from xray_det.models.weights import CONFIG_FILE, WEIGHTS_FILE, load_detector, read_architecture, read_config, read_space
+from xray_det.models.weights import (
+    CONFIG_FILE,
+    PREPROCESSOR_FILE,
+    WEIGHTS_FILE,
+    load_detector,
+    read_architecture,
+    read_config,
+    read_space,
+)
 
 #: In a prediction's folder: what was predicted with what.
 DESCRIPTION: Final = "prediction.json"
-#: Detections of an image that LVIS's protocol counts (evaluation/lvis.py).
-LVIS_DETECTIONS: Final = 300
 #: So few images are predicted in this process, unless Ray is up: starting it takes longer.
 _HERE_IMAGES: Final = 64
 _Part: TypeAlias = tuple[int, np.ndarray, pa.Table]
@@ -82,11 +90,21 @@ class Predicting:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A finished prediction: where its parts are, how many there are, the detector's classes."""
+    """A finished prediction.
+
+    Attributes:
+        folder: where its parts are.
+        parts: how many there are.
+        space: the detector's classes.
+        own: the limits that the detector was set to.
+        limits: those it was predicted with, at least ``own``.
+    """
 
     folder: str
     parts: int
     space: LabelSpace
+    own: Limits
+    limits: Limits
 
     @property
     def uris(self) -> tuple[str, ...]:
@@ -109,19 +127,19 @@ def predict(
     out: str,
     *,
     augmentation: Augmentation | None = None,
+    limits: Limits | None = None,
     settings: Predicting | None = None,
     progress: bool = True,
 ) -> Prediction:
     """Predict every image of the selections; finished parts of an earlier call are kept.
 
-    How many detections of an image are kept is what the detector was set to (``decoding.max_detections``), of a dataset
-    that was published as LVIS at least the 300 that its protocol counts.
-
     Args:
         weights: folder that models.weights.save_detector wrote.
         selections: ingested datasets; their names must differ.
         out: folder for the detections, a local path or URI.
-        augmentation: sizes; None: those the detector was trained with.
+        augmentation: sizes; None: those the detector is tested at.
+        limits: what is kept at least, whatever the detector was set to (evaluation/assess.py says what protocols need);
+            None: what it was set to. A folder that holds more detections than that goes on with them.
         settings: batch, device, precision.
 
     Raises:
@@ -132,16 +150,22 @@ def predict(
     names = [manifest.name for manifest in annotations.manifests]
     if len(set(names)) < len(names):
         raise InputError("selections", f"two datasets are named {names}", "Predict them into folders of their own")
-    augmentation = (augmentation or trained_augmentation(weights)).evaluation()
-    space, limit = read_space(weights), read_architecture(weights).decoding.max_detections
-    most = most_detections(limit, annotations.manifests)
-    raised = {name: number for name, number in most.items() if number > limit}
-    digest = _claimed(out, weights, annotations, augmentation, settings, raised)
+    augmentation = (augmentation or augmentation_at_test(weights)).evaluation()
+    space, own = read_space(weights), read_architecture(weights).decoding
+    digest, kept = _claimed(out, weights, annotations, augmentation, settings, own, limits or own)
+    decoding = own.widened(kept)
     sizes = np.diff([*range(0, len(annotations), settings.part_images), len(annotations)]).tolist()
     missing = [part for part in range(len(sizes)) if not storage.exists(_part(out, part))]
     schema = detection_schema(space)
     decode = partial(_decode, source=annotations.source, augmentation=augmentation, settings=settings)
-    forward = partial(_forward, weights=weights, digest=digest, precision=settings.precision, most=most)
+    forward = partial(
+        _forward,
+        weights=weights,
+        digest=digest,
+        precision=settings.precision,
+        decoding=decoding,
+        datasets=tuple(names),
+    )
     left = sum(sizes[part] for part in missing)
     batches = _here(decode, forward, settings, missing) if _is_here(settings, left) else None
     with Progress(disable=not progress) as bars:
@@ -153,12 +177,7 @@ def predict(
             bars.advance(bar, len(rows))
             if sum(len(rows) for rows, _ in done) == sizes[part]:
                 _write(_part(out, part), waiting.pop(part), schema)
-    return Prediction(folder=out, parts=len(sizes), space=space)
-
-
-def most_detections(max_detections: int, manifests: Sequence[Manifest]) -> dict[str, int]:
-    """Dataset -> how many detections of an image are kept; in the order of the manifests."""
-    return {m.name: max(max_detections, LVIS_DETECTIONS if m.format == "lvis" else 0) for m in manifests}
+    return Prediction(folder=out, parts=len(sizes), space=space, own=_limits(own), limits=kept)
 
 
 def open_prediction(folder: str) -> Prediction:
@@ -174,17 +193,55 @@ def open_prediction(folder: str) -> Prediction:
             raise InputError(folder, f"part {part} is missing", "Run the prediction again: it goes on from there")
     fs, path = storage.locate(_part(folder, 0))
     metadata = pq.read_schema(path, filesystem=fs).metadata
-    return Prediction(folder=folder, parts=parts, space=LabelSpace.from_json(json.loads(metadata[b"classes"])))
+    space = LabelSpace.from_json(json.loads(metadata[b"classes"]))
+    own, limits = (_read_limits(folder, said, name) for name in ("own", "limits"))
+    return Prediction(folder=folder, parts=parts, space=space, own=own, limits=limits)
 
 
-def trained_augmentation(weights: str) -> Augmentation:
-    """The sizes a detector was trained with, from the experiment in its config.json; the defaults without one."""
+def _read_limits(folder: str, said: Mapping[str, Any], name: str) -> Limits:
+    if name not in said:
+        problem = f"does not say which detections are in it ({name})"
+        raise InputError(storage.join(folder, DESCRIPTION), problem, "Remove the folder and predict again")
+    return from_dict(Limits, said[name])
+
+
+def augmentation_at_test(weights: str, *, short_side: int | None = None, max_side: int | None = None) -> Augmentation:
+    """How a detector is shown images where it is tested or used.
+
+    Sizes are those of its preprocessor_config.json, which another tool reads too and a user may change; the fill colour
+    is that of the experiment in its config.json. Without either they are the defaults.
+
+    Args:
+        weights: folder that models.weights.save_detector wrote.
+        short_side, max_side: pixels, instead of the folder's. The longer side may be as long as ``short_side`` at
+            least.
+
+    Raises:
+        InputError: the file is missing or holds no sizes that can be.
+    """
     experiment = read_config(weights).get("experiment") or {}
-    if "augmentation" not in experiment:
-        return Augmentation().evaluation()
-    with within(f"{storage.join(weights, CONFIG_FILE)}: experiment.augmentation"):
-        stored: Augmentation = from_dict(Augmentation, experiment["augmentation"])
-    return stored.evaluation()
+    sizes = Augmentation()
+    if "augmentation" in experiment:
+        with within(f"{storage.join(weights, CONFIG_FILE)}: experiment.augmentation"):
+            sizes = from_dict(Augmentation, experiment["augmentation"])
+    sizes = _preprocessed(sizes.evaluation(), storage.join(weights, PREPROCESSOR_FILE))
+    short = sizes.short_side[0] if short_side is None else short_side
+    longest = max(sizes.max_side, short) if max_side is None else max_side
+    return replace(sizes, short_side=(short,), max_side=longest)
+
+
+def _preprocessed(sizes: Augmentation, address: str) -> Augmentation:
+    """With what a preprocessor_config.json says of sizes, in the words of the ``transformers`` library."""
+    said = storage.read_json(address)
+    if "size" not in said:
+        return sizes
+    try:
+        short, longest = (int(said["size"][edge]) for edge in ("shortest_edge", "longest_edge"))
+        divisor = int(said.get("pad_size_divisor", sizes.multiple))
+        return replace(sizes, short_side=(short,), max_side=longest, multiple=divisor)
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"size {said['size']!r} and pad_size_divisor are no sizes in pixels ({error})"
+        raise InputError(address, problem, 'Give "size": {"shortest_edge": 800, "longest_edge": 1333}') from error
 
 
 def _is_here(settings: Predicting, images: int) -> bool:
@@ -266,13 +323,19 @@ def _decode(block: pa.Table, *, source: Source, augmentation: Augmentation, sett
 
 
 def _forward(
-    block: pa.Table, *, weights: str, digest: str, precision: str, most: Mapping[str, int], device: str
+    block: pa.Table,
+    *,
+    weights: str,
+    digest: str,
+    precision: str,
+    decoding: Decoding,
+    datasets: Sequence[str],
+    device: str,
 ) -> pa.Table:
     """Detections of each batch of a block: part, rows of the part, an Arrow stream; or what the user must mend.
 
-    ``most`` names the datasets in the order in which batches count them.
+    ``datasets`` are named in the order in which batches count them.
     """
-    names = list(most)
     found: dict[str, list[Any]] = {"part": [], "rows": [], "detections": [], "error": []}
 
     def add(*values: Any) -> None:
@@ -282,9 +345,9 @@ def _forward(
     try:
         for part, arrays, image_ids in wire.from_rows(block):
             rows, dataset = arrays.pop("rows"), arrays.pop("dataset")
-            detector = _detector(weights, digest, device, max(most.values()))
+            detector = _detector(weights, digest, device, decoding)
             answer = detect(detector, Pictures(**arrays), precision=getattr(torch, precision))
-            table = detection_rows(answer, image_ids, [names[number] for number in dataset], most)
+            table = detection_rows(answer, image_ids, [datasets[number] for number in dataset])
             sink = io.BytesIO()
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_batch(table)
@@ -307,9 +370,9 @@ class _OnGpu:
 
 
 @lru_cache(maxsize=1)
-def _detector(weights: str, digest: str, device: str, max_detections: int) -> Detector:
+def _detector(weights: str, digest: str, device: str, decoding: Decoding) -> Detector:
     """One a process. The digest is in the key: a cluster's processes outlive a folder's content."""
-    detector, _ = load_detector(weights, max_detections=max_detections)
+    detector, _ = load_detector(weights, decoding=decoding)
     return detector.to(device).to(memory_format=torch.channels_last)
 
 
@@ -337,9 +400,18 @@ def _claimed(
     annotations: Annotations,
     augmentation: Augmentation,
     settings: Predicting,
-    raised: Mapping[str, int],
-) -> str:
-    """Claim the folder; the weights' digest. ``raised``: datasets with more detections than the detector was set to."""
+    own: Decoding,
+    needed: Limits,
+) -> tuple[str, Limits]:
+    """Claim the folder: the weights' digest, and the limits to predict with, which are the folder's where it has all.
+
+    Raises:
+        InputError: the folder holds something else, or fewer detections than are needed.
+    """
+    kept, address = _limits(own).widened(needed), storage.join(out, DESCRIPTION)
+    if storage.exists(address):
+        held = _read_limits(out, storage.read_json(address), "limits")
+        kept = held if held.covers(kept) else kept
     digest = hashlib.sha256(storage.read_bytes(storage.join(weights, WEIGHTS_FILE))).hexdigest()[:16]
     numbers = np.diff(annotations.starts).tolist()
     pairs = list(zip(annotations.manifests, annotations.selections, numbers, strict=True))
@@ -351,10 +423,17 @@ def _claimed(
         "batch": settings.batch,
         "precision": settings.precision,
         "part_images": settings.part_images,
-        **({"max_detections": dict(raised)} if raised else {}),
+        "own": to_dict(_limits(own)),
+        "nms_iou": own.nms_iou,
+        "limits": to_dict(kept),
     }
     claim(out, said)
-    return digest
+    return digest, kept
+
+
+def _limits(decoding: Decoding) -> Limits:
+    """Those of a decoding, without what else it says."""
+    return Limits(**{field.name: getattr(decoding, field.name) for field in fields(Limits)})
 
 
 def _part(folder: str, part: int) -> str:

@@ -5,35 +5,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xray_det.data.limits import Limits
 from xray_det.errors import InputError
 from xray_det.losses.box import BoxCode
 from xray_det.losses.targets import ClassificationLoss, at_least_float32
 from xray_det.models.predictions import Detections, Predictions
+from xray_det.models.suppression import best
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How detections are read off.
+class Decoding(Limits):
+    """How detections are read off; a protocol that needs more of them gets more (``Limits.widened``).
 
     Attributes:
-        score_threshold: pairs that score no more are dropped.
         nms_iou: a box that overlaps more than this with a better one of its class is dropped.
-        candidates: pairs a level that enter suppression.
-        max_detections: an image; at least 300 of a dataset that was published as LVIS, by whatever it is scored.
     """
 
-    score_threshold: float = 0.05
     nms_iou: float = 0.5
-    candidates: int = 1000
-    max_detections: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("score_threshold", "nms_iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"decoding.{name}", f"{getattr(self, name)} is outside [0, 1]", "Give a share")
-        for name in ("candidates", "max_detections"):
-            if getattr(self, name) < 1:
-                raise InputError(f"decoding.{name}", f"{getattr(self, name)} is below 1", "Give a number")
+        super().__post_init__()
+        if not 0 <= self.nms_iou <= 1:
+            raise InputError("decoding.nms_iou", f"{self.nms_iou} is outside [0, 1]", "Give a share")
 
 
 @torch.no_grad()
@@ -41,8 +34,6 @@ def detect(
     predictions: Predictions, sizes: Tensor, config: Decoding, classification: ClassificationLoss, code: BoxCode
 ) -> Detections:
     """Detections of a batch; ``sizes`` int64 [B, 2] (height, width) bound the boxes."""
-    from torchvision.ops import batched_nms  # not with the module: see backbones.py
-
     with torch.autocast(predictions.logits.device.type, enabled=False):
         scores, labels, rows = _candidates(predictions, config.candidates, classification)
         deltas = at_least_float32(predictions.deltas).gather(1, rows[..., None].expand(-1, -1, 4))
@@ -51,13 +42,15 @@ def detect(
         image = torch.arange(len(sizes), device=boxes.device)[:, None].expand_as(labels)
         keep = (scores > config.score_threshold) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
         boxes, scores, labels, image = boxes[keep], scores[keep], labels[keep], image[keep]
-        num_classes = int(labels.max()) + 1 if len(labels) else 1
-        # In float64: suppression moves every group to a place of its own, where float32 would round boxes to a pixel.
-        kept = batched_nms(boxes.double(), scores.double(), image * num_classes + labels, config.nms_iou)
-        kept = kept[image[kept].argsort(stable=True)]
-        of_image = image[kept]
-        rank = torch.arange(len(kept), device=kept.device) - torch.searchsorted(of_image, of_image)
-        kept = kept[rank < config.max_detections]
+        kept = best(
+            boxes.double(),
+            scores,
+            labels,
+            image,
+            images=len(sizes),
+            iou=config.nms_iou,
+            most=config.max_detections,
+        )
     return Detections(boxes=boxes[kept], scores=scores[kept], labels=labels[kept], image=image[kept])
 
 
@@ -83,9 +76,9 @@ def _candidates(
         num_classes = scores.shape[-1]
         best_rows = scores.amax(-1).topk(min(count, rows_of_level), dim=1).indices
         scores = scores.gather(1, best_rows[..., None].expand(-1, -1, num_classes)).flatten(1)
-        best, pair = scores.topk(min(count, scores.shape[1]), dim=1)
+        top, pair = scores.topk(min(count, scores.shape[1]), dim=1)
         row = best_rows.gather(1, pair // num_classes) + first
-        found.append((best, pair % num_classes, row))
+        found.append((top, pair % num_classes, row))
         first += rows_of_level
-    best, label, row = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-    return best, label, row
+    score, label, row = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    return score, label, row

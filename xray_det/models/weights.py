@@ -21,6 +21,7 @@ from xray_det.config import from_dict, to_dict
 from xray_det.errors import InputError, within
 from xray_det.labels.space import LabelSpace
 from xray_det.models.backbones import PIXEL_MEAN, PIXEL_STD, Backbone
+from xray_det.models.decoding import Decoding
 from xray_det.models.keys import Loaded, copy_by_name, some
 from xray_det.models.naming import backbone_keys
 from xray_det.models.norm import Norm
@@ -273,19 +274,18 @@ def read_architecture(folder: str | Path) -> "Model":
     return architecture
 
 
-def load_detector(folder: str | Path, *, max_detections: int | None = None) -> tuple[Detector, LabelSpace]:
+def load_detector(folder: str | Path, *, decoding: Decoding | None = None) -> tuple[Detector, LabelSpace]:
     """The detector that ``save_detector`` wrote, on the CPU in evaluation mode, and its classes.
 
     Args:
-        max_detections: of an image; None: what it was saved with.
+        decoding: how detections are read off; None: as it was saved.
 
     Raises:
         InputError: a file is missing or says what cannot be, or the weights do not fit the architecture.
     """
     space, architecture = read_space(folder), read_architecture(folder)
     architecture = replace(architecture, backbone=architecture.backbone.without_weights())
-    if max_detections is not None:
-        decoding = replace(architecture.decoding, max_detections=max_detections)
+    if decoding is not None:
         architecture = replace(architecture, decoding=decoding)
     weights, config = storage.join(folder, WEIGHTS_FILE), storage.join(folder, CONFIG_FILE)
     state = read_weights(weights)

@@ -321,6 +321,8 @@ class Prepared:
         for name in _NO_INFLUENCE:
             tree.pop(name)
         tree["data"].pop("val")
+        for name in ("test_short_side", "test_max_side"):
+            tree["augmentation"].pop(name)
         datasets = {m.name: m.fingerprint for m in self.train}
         phases = tree.pop("phases")
         parts = [phases[:count] for count in range(len(phases) + 1)]
@@ -329,10 +331,10 @@ class Prepared:
     @property
     def preprocessor(self) -> Mapping[str, Any]:
         """How images are resized for the detector, in the words of the ``transformers`` library."""
-        sizes = self.experiment.augmentation
+        sizes = self.experiment.augmentation.evaluation()
         return {
             "do_resize": True,
-            "size": {"shortest_edge": max(sizes.short_side), "longest_edge": sizes.max_side},
+            "size": {"shortest_edge": sizes.short_side[0], "longest_edge": sizes.max_side},
             "pad_size_divisor": sizes.multiple,
         }
 

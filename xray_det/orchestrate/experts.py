@@ -14,13 +14,13 @@ from xray_det import storage
 from xray_det.data.annotations import Selection
 from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError, within
-from xray_det.evaluation.assess import assess, own_protocol
+from xray_det.evaluation.assess import assess, needed, own_protocol
 from xray_det.evaluation.comparison import Floats
 from xray_det.evaluation.gains import Gains, gains
 from xray_det.evaluation.result import finite, mean
 from xray_det.inference.classes import dataset_rows
 from xray_det.inference.combine import COMBINATIONS, combine
-from xray_det.inference.predict import Predicting, Prediction, most_detections, predict
+from xray_det.inference.predict import Predicting, Prediction, predict
 from xray_det.labels.frequency import expert_ranks, rank_bands
 from xray_det.models.weights import CONFIG_FILE, read_config, read_space
 from xray_det.orchestrate.experiment import Experiment, Prepared, read_experiment
@@ -175,15 +175,16 @@ def score_all(
     """
     precise = experiment.precision == "fp32"
     settings = Predicting(device=experiment.device, precision="float32" if precise else "bfloat16")
+    space = read_space(detectors[GENERAL])
+    manifests = [Manifest.load(selection.folder) for selection in selections]
+    limits = needed([(manifest, [own_protocol(manifest)]) for manifest in manifests], space)
     found = {
-        name: predict(weights, selections, _below(folder, name), settings=settings)
+        name: predict(weights, selections, _below(folder, name), limits=limits, settings=settings)
         for name, weights in detectors.items()
     }
     combined = [found[GENERAL], *(found[name] for name in experts)]
-    manifests = [Manifest.load(selection.folder) for selection in selections]
-    most = most_detections(experiment.model.decoding.max_detections, manifests)
     for name, how in COMBINATIONS.items():
-        found[name] = combine(combined, _below(folder, name), how, most=most)
+        found[name] = combine(combined, _below(folder, name), how)
     return [_scores(found, selection, bands, counts) for selection in selections]
 
 

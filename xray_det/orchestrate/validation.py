@@ -13,7 +13,7 @@ from ray.train import Checkpoint
 
 from xray_det import storage
 from xray_det.data.manifest import Manifest
-from xray_det.evaluation.assess import assess, own_protocol, sharing, trained_counts
+from xray_det.evaluation.assess import assess, needed, own_protocol, sharing, trained_counts
 from xray_det.evaluation.bands import by_band
 from xray_det.evaluation.figures import precision_recall
 from xray_det.evaluation.measured import ClassRow, Measured, class_rows
@@ -94,16 +94,17 @@ def measure_experiment(weights: str, detections: str, journal: Journal, *, exper
     classes (``data.classes``) is not measured on datasets that have none of them.
     """
     settings = Predicting(precision="bfloat16" if experiment.precision == "bf16" else "float32")
-    selections = experiment.data.val
+    selections, space = experiment.data.val, read_space(weights)
     if experiment.data.classes is not None:
-        selections = sharing(read_space(weights), selections)
-    prediction = predict(weights, selections, detections, settings=settings, progress=False)
+        selections = sharing(space, selections)
+    datasets = [Manifest.load(selection.folder) for selection in selections]
+    limits = needed([(dataset, ("coco", own_protocol(dataset))) for dataset in datasets], space)
+    prediction = predict(weights, selections, detections, limits=limits, settings=settings, progress=False)
     learned = [(Manifest.load(selection.folder), selection.split) for selection in experiment.data.train]
     metrics: dict[str, float] = {}
     classes: dict[str, tuple[ClassRow, ...]] = {}
     own: list[Mapping[str, float]] = []
-    for selection in selections:
-        dataset = Manifest.load(selection.folder)
+    for selection, dataset in zip(selections, datasets, strict=True):
         counts = trained_counts(prediction.space, learned, dataset)
         protocol_of_publishers = own_protocol(dataset)
         protocols = tuple(dict.fromkeys(("coco", protocol_of_publishers)))
