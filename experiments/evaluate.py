@@ -129,6 +129,7 @@ def score(
 
     Without protocols, all that every dataset can be scored by, and the dataset's own.
     """
+    from xray_det.data.leakage import also_trained_on
     from xray_det.data.manifest import Manifest
     from xray_det.evaluation.assess import assess, own_protocol, trained_counts
     from xray_det.evaluation.bands import by_band
@@ -140,6 +141,8 @@ def score(
         print(
             f"{dataset.name}: the training data are not there; bands go by this dataset's own images", file=sys.stderr
         )
+    for sentence in also_trained_on(trained or (), [(dataset, selection.split)]):
+        print(f"warning: {sentence}", file=sys.stderr)
     counts = trained_counts(prediction.space, trained or [(dataset, None)], dataset)
     chosen = protocols or tuple(dict.fromkeys(("coco", "open_images", "voc", own_protocol(dataset))))
     results = assess(prediction, selection, chosen)

@@ -12,6 +12,7 @@ class Defect(StrEnum):
     REPEAT = "repeat"  # an earlier box of the image has the same place, flags and label: not trained on
     OUTSIDE = "outside"  # reaches over the image's edge: clipped when it is loaded
     SEVERAL_LABELS = "several_labels"  # one place under several labels: one box with several labels
+    FROM_SEGMENTATION = "from_segmentation"  # boxes of the image are those around its polygons or masks
     # an image or its annotation file: corrected
     WRONG_SIZE = "wrong_size"  # the published size is not the image's
     WRONG_FILE_NAME = "wrong_file_name"  # the annotation names another file; found by the annotation's own name
@@ -20,6 +21,12 @@ class Defect(StrEnum):
     GREYSCALE = "greyscale"  # read as RGB
     ZERO_BASED = "zero_based"  # a VOC file (counted from 1) holds a coordinate 0: kept
     CONTRADICTORY_LABEL = "contradictory_label"  # a class verified both present and absent: neither is kept
+    OUTSIDE_LINK = "outside_link"  # a link leads out of the dataset's folder to the image or its annotation: followed
+    # an image in the dataset's split lists
+    IN_TWO_LISTS = "in_two_lists"  # of different splits: it is in the first alone
+    LISTED_TWICE = "listed_twice"  # in one list: it counts once
+    IN_NO_LIST = "in_no_list"  # there are lists: it is in no split
+    LISTED_WITHOUT_IMAGE = "listed_without_image"  # a line that fits no image, or several
     # an image: quarantined
     TRUNCATED_IMAGE = "truncated_image"  # the file ends too early
     UNREADABLE_IMAGE = "unreadable_image"  # empty, damaged, or not an image

@@ -19,6 +19,7 @@ import pyarrow as pa
 from xray_det.data.annotations import ragged
 from xray_det.data.boxes import BoxFindings, examine_boxes, select_boxes
 from xray_det.data.defect import QUARANTINED, Defect, parse_note
+from xray_det.data.formats.layout import linked_outside
 from xray_det.data.formats.rows import ragged as to_lists
 from xray_det.data.images import BadImage, ImageFacts, boxes_upright, decode, verify
 from xray_det.data.schema import SHARD
@@ -139,6 +140,9 @@ def _look(image_root: Path, path: str | None, notes: list[str], phash: bool) -> 
         return look
     look.facts = facts
     look.sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    if (outside := linked_outside(image_root / path, image_root)) is not None:
+        look.notes = [note for note in look.notes if note[0] != Defect.OUTSIDE_LINK]  # once an image
+        look.notes.append((Defect.OUTSIDE_LINK, f"it lies at {outside}"))
     if facts.grey:
         look.notes.append((Defect.GREYSCALE, "one channel"))
     if facts.orientation != 1:

@@ -19,7 +19,7 @@ from xray_det.data.formats import lvis
 from xray_det.data.formats.coco_json import ANNOTATIONS, IMAGES, TYPES, Category, annotation_rows, image_rows
 from xray_det.data.formats.image_finder import ImageFinder
 from xray_det.data.formats.json_stream import stream_arrays, top_level_arrays
-from xray_det.data.formats.layout import LEAVES, common_root, given_paths, inside, split_of_path, walk
+from xray_det.data.formats.layout import LEAVES, common_root, given_paths, inside, same_name, split_of_path, walk
 from xray_det.data.formats.rows import counts_to_offsets, published
 from xray_det.data.formats.scratch import Buckets, scratch_folder
 from xray_det.errors import InputError
@@ -48,6 +48,7 @@ class CocoSource:
     """
 
     normalized = False
+    findings: Sequence[tuple[Defect, str, str]] = ()
     hierarchy: Hierarchy | None = None
 
     def __init__(self, path: Path | Sequence[Path], *, images: bool = True) -> None:
@@ -263,8 +264,14 @@ class CocoSource:
         named = zip(names.to_pylist(), splits.to_pylist(), file.to_pylist(), strict=True)
         for row, (name, split, number) in enumerate(named):
             paths[row] = self._finder.find(PurePosixPath(name.replace("\\", "/")), split, self._files[number].parent)
-            if paths[row] is None:
-                defects[row].append(noted(Defect.MISSING_IMAGE, name or "no file name"))
+            found = paths[row]
+            if found is not None and not same_name(found, name):
+                defects[row].append(noted(Defect.WRONG_FILE_NAME, f"{name} lies at {found}"))
+            if found is None:
+                beside = self._files[number].parent
+                near = self._finder.most_similar(PurePosixPath(name.replace("\\", "/")), split, beside)
+                said = f"{name or 'no file name'}{f'; the most similar name there is {near}' if near else ''}"
+                defects[row].append(noted(Defect.MISSING_IMAGE, said))
         return ids, splits, pa.array(paths, pa.string()), defects
 
 

@@ -1,14 +1,25 @@
 """How published datasets lie on disk: splits in names, images beside annotations, names that must stay inside."""
 
+import codecs
 import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final
+from urllib.parse import unquote
 
 from xray_det.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+#: In lower case. What no decoder here reads (HEIC) is found too, and put aside with the reason.
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif"}
+)
 #: Folder names under which images are published, tried in this order.
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img", "data")
 _ANNOTATION_FOLDERS = frozenset({"annotations", "annotation", "xml", "xmls"})
@@ -46,6 +57,8 @@ def split_of_path(path: Path, root: Path) -> str | None:
 #: A file name that is absolute or leaves the folder it is relative to; understood by ``re`` and by RE2.
 LEAVES: Final = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00"
 _LEAVES = re.compile(LEAVES)
+#: A path on the machine that wrote it.
+ABSOLUTE: Final = re.compile(r"[/\\]|[A-Za-z]:")
 
 
 def inside(file_name: str, where: object) -> PurePosixPath:
@@ -99,17 +112,80 @@ def walk(
 ) -> Iterator[Path]:
     """Files below ``root`` with one of the suffixes (lower case), in sorted order, hidden folders left out.
 
+    Links are followed. A folder that several names lead to is entered once: by the outermost, by a link before the
+    folder itself, since people link a folder to where a layout wants it. So links that loop end.
+
     Args:
         depth: folders below ``root`` to enter; None: all.
         without: names of folders not to enter: millions of images may lie there.
     """
-    for folder, folders, files in os.walk(root):
+    entered = {os.path.realpath(root)}
+    for folder, folders, files in os.walk(root, followlinks=True):
         below = len(Path(folder).relative_to(root).parts)
-        folders[:] = (
-            sorted(f for f in folders if not f.startswith(".") and f not in without)
-            if depth is None or below < depth
-            else []
-        )
+        wanted = [f for f in folders if not f.startswith(".") and f not in without and (depth is None or below < depth)]
+        kept = []
+        for name in sorted(wanted, key=lambda name: (not os.path.islink(os.path.join(folder, name)), name)):
+            real = os.path.realpath(os.path.join(folder, name))
+            if real not in entered:
+                entered.add(real)
+                kept.append(name)
+        folders[:] = sorted(kept)
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
                 yield Path(folder, name)
+
+
+@lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def linked_outside(file: str | Path, root: str | Path) -> str | None:
+    """Where a file below ``root`` really lies, when links lead to it out of ``root``; else None."""
+    folder, name = os.path.split(file)
+    real = os.path.join(_real(folder), name)
+    real = os.path.realpath(real) if os.path.islink(real) else real
+    return None if Path(real).is_relative_to(_real(str(root))) else real
+
+
+def similar(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of some file names (of the first 20,000) by its stem, for a message; None where none is."""
+    stems = {os.path.splitext(other)[0]: other for other in islice(names, 20_000)}
+    near = get_close_matches(os.path.splitext(name)[0], stems, n=1, cutoff=0.7)
+    return stems[near[0]] if near else None
+
+
+def same_name(path: str, other: str) -> bool:
+    """Whether two paths end in one file name, however Unicode composes it."""
+    ends = (text.replace("\\", "/").rpartition("/")[2] for text in (path, other))
+    one, two = (end if end.isascii() else unicodedata.normalize("NFC", end) for end in ends)
+    return one == two
+
+
+def loose(name: str) -> str:
+    """A file name without what copying between systems changes: Unicode's composition, letter case, %20 for a blank."""
+    return unicodedata.normalize("NFC", unquote(name)).casefold()
+
+
+def read_text(file: Path) -> str:
+    """The text of a small file, whatever Windows made of it: UTF-8 or UTF-16, with or without a mark, or cp1252.
+
+    Raises:
+        InputError: it cannot be read, or is none of these.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(file, f"cannot be read ({error.strerror or error})", "Mend or remove it") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encodings = ["utf-16"]
+    elif b"\0" in data[:2] and len(data) > 1:  # no text begins with a zero, but as a half of a character
+        encodings = ["utf-16-be" if data[0] == 0 else "utf-16-le"]
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        with suppress(UnicodeDecodeError):
+            text = data.decode(encoding)
+            if "\0" not in text:
+                return text
+    raise InputError(file, f"is no text in {' or '.join(encodings)}", "Save it as UTF-8")

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from xray_det.data.defect import Defect
 from xray_det.data.formats.coco import CocoSource, coco_files
 from xray_det.data.formats.layout import given_paths
 from xray_det.data.formats.open_images import OpenImagesSource, csvs_seen, open_images_files
@@ -30,6 +31,7 @@ class Source(Protocol):
     normalized: bool  # boxes are fractions of the image
     exhaustive: bool  # False: only image-level labels tell that a class is absent (Open Images, LVIS)
     image_root: Path  # the rows' ``path`` is relative to it
+    findings: Sequence[tuple[Defect, str, str]]  # of no single image: kind, file below ``root``, and what is wrong
 
     def batches(self, rows: int = 1024) -> Iterator[pa.RecordBatch]:
         """PUBLISHED batches of at most ``rows`` images, the same ones in the same order each time."""

@@ -1,0 +1,236 @@
+"""Which splits the lists of a VOC dataset put its images in, and what they leave open: lines, and images.
+
+``ImageSets/Main`` has a list a split (train, val, test, trainval; also valid, validation, train2012, in any letter
+case), and beside them lists a class (``cup_train.txt``: a name, and -1, 0 or 1), which VoTT writes alone. Lines name an
+image as VOC does, or as people do: with a suffix, below a folder, by the path on another machine, in quotes.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from xray_det.data.defect import Defect, noted
+from xray_det.data.formats.layout import (
+    ABSOLUTE,
+    IMAGE_FOLDERS,
+    IMAGE_SUFFIXES,
+    loose,
+    read_text,
+    similar,
+    split_of,
+    walk,
+)
+from xray_det.data.formats.voc_images import ANNOTATION_FOLDERS
+
+_SPLITS: Final = ("train", "val", "test", "trainval", None)  # an image in several lists is in the first of these
+_NO_SPLIT: Final = "default"  # CVAT's list where it has no subsets
+_SUFFIXES: Final = IMAGE_SUFFIXES | {".xml"}
+_STRUCTURE: Final = ANNOTATION_FOLDERS | {folder.lower() for folder in IMAGE_FOLDERS}
+_OPEN, _SEVERAL = -1, -2
+_SHOWN: Final = 3  # lines with the most similar name beside them: looking for it costs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _List:
+    file: Path
+    split: str | None
+    lines: np.ndarray  # int64, numbers of the names in it, in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """What the lists say of F files: the split of each, and the notes (``defect.noted``) of those that have any."""
+
+    splits: list[str | None]
+    notes: dict[int, list[str]]
+
+
+class SplitLists:
+    """The lists of one dataset folder.
+
+    A line is taken whole where an annotation or image is called so: its path without the folders that give structure,
+    or the end of that path where no other file's ends so. What fits none is taken again, more loosely: without letter
+    case, and without what stands before ``JPEGImages``. Where no line of a list fits, its first column is taken.
+
+    Args:
+        folder: the dataset's.
+        files: the lists. Those of classes count only where there are no others.
+
+    Raises:
+        InputError: a list that cannot be decoded.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+        self.folder = folder
+        plain = [file for file in files if _names_split(file.stem)]
+        self._of_classes = not plain
+        self._raw: list[str] = []
+        self._number: dict[str, int] = {}
+        self._lists = [self._read(file) for file in plain or files]
+        self._state = np.full(len(self._raw), _OPEN)  # then the number of a file that the name fits, or _SEVERAL
+        self._depth = max((name.count("/") for name in self._number), default=0)
+        self._names: Sequence[str] = ()
+
+    def _read(self, file: Path) -> _List:
+        lines = []
+        for line in map(_cleaned, read_text(file).replace("\r", "\n").split("\n")):
+            if line:
+                number = self._number.setdefault(_without_structure(line) if "/" in line else line, len(self._raw))
+                if number == len(self._raw):
+                    self._raw.append(line)
+                lines.append(number)
+        split = split_of(file.stem)
+        return _List(file=file, split=split, lines=np.array(lines, np.int64))
+
+    def place(self, files: Sequence[Path]) -> Placed:
+        """What the lists say of files below the folder; a line that fitted in an earlier call is used up."""
+        owner = self._owners(files)
+        counts: np.ndarray = np.zeros((len(_SPLITS), len(files)), np.int64)
+        for one in self._lists:
+            found = owner[one.lines]
+            each = np.bincount(found[found >= 0], minlength=len(files))
+            row = counts[_SPLITS.index(one.split)]
+            np.maximum(row, each > 0, out=row) if self._of_classes else np.add(row, each, out=row)
+        listed = counts > 0
+        first = np.where(listed.any(axis=0), listed.argmax(axis=0), len(_SPLITS) - 1)
+        notes: dict[int, list[str]] = {}
+        lists = ", ".join(one.file.name for one in self._lists[:4]) + (", …" if len(self._lists) > 4 else "")
+        several = (listed[:3].sum(axis=0) > 1) | (listed[2] & listed[3])
+        twice = counts.max(axis=0) > 1
+        for file in np.flatnonzero(several | twice | ~listed.any(axis=0)).tolist():
+            names = [name for name, there in zip(_SPLITS, listed[:, file], strict=True) if there and name]
+            own = notes.setdefault(file, [])
+            if several[file]:
+                own.append(noted(Defect.IN_TWO_LISTS, f"in the lists of {' and '.join(names)}, taken for {names[0]}"))
+            if twice[file]:
+                own.append(noted(Defect.LISTED_TWICE, f"{counts[:, file].max()} times in one list"))
+            if not names and not listed[-1, file]:
+                own.append(noted(Defect.IN_NO_LIST, f"of {lists}"))
+        return Placed(splits=[_SPLITS[row] for row in first.tolist()], notes=notes)
+
+    def unmatched(self) -> Iterator[tuple[Path, str]]:
+        """The lines that fitted nothing in any call, or several files, each with its list and what is wrong."""
+        shown = 0
+        for one in self._lists:
+            for number in np.unique(one.lines[self._state[one.lines] < 0]).tolist():
+                name = self._raw[number]
+                said = f"{name!r} fits several images" if self._state[number] == _SEVERAL else f"{name!r} fits no image"
+                if shown < _SHOWN and (near := similar(name, self._names)):
+                    said += f"; the most similar name is {near!r}"
+                shown += 1
+                yield one.file, said
+
+    def _owners(self, files: Sequence[Path]) -> np.ndarray:
+        """int64 [names]: the file that each name not yet used up fits, else _OPEN or _SEVERAL."""
+        names = [_without_suffix(unicodedata.normalize("NFC", file.stem)) for file in files]
+        self._names = names if not self._names else self._names
+        free = self._state == _OPEN
+        owner = np.where(free, self._match(self._number, names, files), _OPEN)
+        left = np.flatnonzero(free & (owner == _OPEN)).tolist()
+        self._again(owner, {number: _cut(self._raw[number]) for number in left}, names, files)
+        strange = [one.lines for one in self._lists if (free & (owner == _OPEN))[one.lines].all()]
+        left = np.unique(np.concatenate([np.zeros(0, np.int64), *strange])).tolist()
+        first = (re.split(r"[\s,;]", self._raw[number])[0] for number in left)
+        self._again(
+            owner, {number: _cut(_cleaned(word)) for number, word in zip(left, first, strict=True)}, names, files
+        )
+        self._state = np.where(free, owner, self._state)
+        return owner
+
+    def _again(self, owner: np.ndarray, texts: Mapping[int, str], names: Sequence[str], files: Sequence[Path]) -> None:
+        """Match names of other words, loosely; ``owner`` is changed in place."""
+        if not texts:
+            return
+        wanted: dict[str, int] = {}
+        places = np.array([wanted.setdefault(loose(text), len(wanted)) for text in texts.values()])
+        owner[list(texts)] = self._match(wanted, list(map(loose, names)), files, folded=True)[places]
+
+    def _match(
+        self, wanted: Mapping[str, int], names: Sequence[str], files: Sequence[Path], *, folded: bool = False
+    ) -> np.ndarray:
+        """For each wanted path its file, _OPEN or _SEVERAL; a file of just that path goes before one that ends so."""
+        owner, exact = [_OPEN] * len(wanted), bytearray(len(wanted))
+        starts: dict[Path, list[tuple[str, bool]]] = {}
+        for number, (name, file) in enumerate(zip(names, files, strict=True)):
+            if (own := starts.get(file.parent)) is None:
+                own = starts[file.parent] = self._starts(file.parent, folded)
+            for start, whole in own:
+                place = wanted.get(start + name)
+                if place is not None and whole >= exact[place]:
+                    owner[place] = number if owner[place] == _OPEN or whole > exact[place] else _SEVERAL
+                    exact[place] = whole
+        return np.array(owner, np.int64)
+
+    def _starts(self, folder: Path, folded: bool) -> list[tuple[str, bool]]:
+        """What may stand before the name of a file in ``folder``, and whether that is its whole path in the dataset."""
+        below, above = (_meaning(parts) for parts in (folder.relative_to(self.folder).parts, self.folder.parts[1:]))
+        parts = [*above, *below]
+        tails = [parts[len(parts) - size :] for size in range(min(len(parts), self._depth) + 1)]
+        starts = ["".join(f"{part}/" for part in tail) for tail in tails]
+        starts = [unicodedata.normalize("NFC", start) for start in starts]
+        return [(loose(s) if folded else s, len(tail) == len(below)) for s, tail in zip(starts, tails, strict=True)]
+
+
+def read_lists(root: Path) -> dict[Path, SplitLists]:
+    """The split lists below ``root``, by dataset folder; those in ``ImageSets`` itself where it has no ``Main``.
+
+    Raises:
+        InputError: a list that cannot be decoded.
+    """
+    found: dict[Path, dict[bool, list[Path]]] = {}
+    for file in walk(root, frozenset({".txt"}), depth=4):
+        *_, above, own = ("", *(part.lower() for part in file.parent.parts))
+        main = (above, own) == ("imagesets", "main")
+        if (main or own == "imagesets") and (_names_split(file.stem) or _of_class(file.stem)):
+            found.setdefault(file.parents[2 if main else 1], {}).setdefault(main, []).append(file)
+    return {folder: SplitLists(folder, lists.get(True) or lists[False]) for folder, lists in found.items()}
+
+
+def _names_split(stem: str) -> bool:
+    """Whether a list's name is that of a split and no more: ``cup_train`` is the list of a class."""
+    word = re.fullmatch(r"([a-z]+)[-_ ]?\d*", stem.lower())
+    return word is not None and (word[1] == _NO_SPLIT or split_of(word[1]) is not None)
+
+
+def _of_class(stem: str) -> bool:
+    return re.search(r"._(train|val|test|trainval)$", stem.lower()) is not None
+
+
+def _cleaned(line: str) -> str:
+    """A line as a path: without blanks and quotes around it, ``./`` and a suffix; composed; / for \\."""
+    line = line.strip().lstrip("\ufeff")
+    if len(line) > 1 and line[0] == line[-1] and line[0] in "'\"":
+        line = line[1:-1].strip()
+    line = line.replace("\\", "/")
+    while line.startswith("./"):
+        line = line[2:]
+    return _without_suffix(line if line.isascii() else unicodedata.normalize("NFC", line))
+
+
+def _without_suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in _SUFFIXES else name
+
+
+def _without_structure(path: str) -> str:
+    *folders, name = path.split("/")
+    return "/".join((*_meaning(folders), name))
+
+
+def _meaning(folders: Sequence[str]) -> list[str]:
+    """The folders that say more than what kind of thing lies in them."""
+    return [folder for folder in folders if folder and folder.lower() not in _STRUCTURE]
+
+
+def _cut(path: str) -> str:
+    """What stands behind the last folder that gives structure; of an absolute path without any, the name."""
+    parts = path.split("/")
+    ends = [at for at, part in enumerate(parts[:-1]) if part == ".." or part.lower() in _STRUCTURE]
+    if ends:
+        return "/".join(parts[ends[-1] + 1 :])
+    return parts[-1] if ABSOLUTE.match(path) else path
