@@ -148,6 +148,18 @@ def linked_outside(file: str | Path, root: str | Path) -> str | None:
     return None if Path(real).is_relative_to(_real(str(root))) else real
 
 
+def lost_link(folder: Path) -> str | None:
+    """What became of a link in ``folder`` that leads nowhere, or that was copied as text (as git does on Windows)."""
+    for child in sorted(folder.iterdir()):
+        if child.is_symlink() and not child.exists():
+            return f"{child.name} is a link to {child.readlink()}, which is not there"
+        if not child.suffix and child.is_file() and child.stat().st_size < 1000:
+            said = child.read_bytes().decode(errors="replace").strip()
+            if "\0" not in said and "\n" not in said and (folder / said).is_dir():
+                return f"{child.name} is a file that says {said!r}, a link that was copied as text"
+    return None
+
+
 def similar(name: str, names: Iterable[str]) -> str | None:
     """The most similar of some file names (of the first 20,000) by its stem, for a message; None where none is."""
     stems = {os.path.splitext(other)[0]: other for other in islice(names, 20_000)}
@@ -167,6 +179,15 @@ def loose(name: str) -> str:
     return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
+def wide_encoding(data: bytes) -> str | None:
+    """The encoding of a text with two bytes a letter, by its mark, or by the zero in its first, Latin, letter."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if len(data) > 1 and 0 in data[:2]:
+        return "utf-16-be" if data[0] == 0 else "utf-16-le"
+    return None
+
+
 def read_text(file: Path) -> str:
     """The text of a small file, whatever Windows made of it: UTF-8 or UTF-16, with or without a mark, or cp1252.
 
@@ -177,12 +198,8 @@ def read_text(file: Path) -> str:
         data = file.read_bytes()
     except OSError as error:
         raise InputError(file, f"cannot be read ({error.strerror or error})", "Mend or remove it") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encodings = ["utf-16"]
-    elif b"\0" in data[:2] and len(data) > 1:  # no text begins with a zero, but as a half of a character
-        encodings = ["utf-16-be" if data[0] == 0 else "utf-16-le"]
-    else:
-        encodings = ["utf-8-sig", "cp1252"]
+    wide = wide_encoding(data)
+    encodings = ["utf-8-sig", "cp1252"] if wide is None else [wide]
     for encoding in encodings:
         with suppress(UnicodeDecodeError):
             text = data.decode(encoding)

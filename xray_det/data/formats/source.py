@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from xray_det.data.defect import Defect
 from xray_det.data.formats.coco import CocoSource, coco_files
-from xray_det.data.formats.layout import given_paths
+from xray_det.data.formats.layout import given_paths, lost_link
 from xray_det.data.formats.open_images import OpenImagesSource, csvs_seen, open_images_files
 from xray_det.data.formats.voc import VocSource, voc_files
 from xray_det.errors import InputError
@@ -90,10 +90,12 @@ def detect(paths: Sequence[Path]) -> str:
         suffixes = {path.suffix.lower() for path in paths if path.is_file()}
         if not folders and len(suffixes) == 1 and (named := _SUFFIXES.get(suffixes.pop())):
             return named  # the reader says what is wrong with it
+        problem = f"no dataset found: neither COCO JSON, nor VOC XML, nor Open Images CSV ({csvs_seen(paths)})"
+        links = [said for folder in folders if (said := lost_link(folder))]
         raise InputError(
             ", ".join(map(str, paths)),
-            f"no dataset found: neither COCO JSON, nor VOC XML, nor Open Images CSV ({csvs_seen(paths)})",
-            "Check the path, or name the format",
+            "; ".join([problem, *links]),
+            "Make the link anew" if links else "Check the path, or name the format",
         )
     if len(near) > 1:
         named = "; ".join(f"{name} ({found[name][0].name})" for name in near)

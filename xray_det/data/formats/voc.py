@@ -4,6 +4,7 @@ Numbers are kept as they are published: VOC counts pixels from 1 and includes th
 themselves VOC do neither. A file is matched with its image by its own name; ``<filename>`` is often wrong.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -86,9 +87,9 @@ class VocSource:
             self._spill_unclaimed()
         self._rows.close()
         self.findings = [
-            (Defect.LISTED_WITHOUT_IMAGE, file.relative_to(self.root).as_posix(), said)
+            (kind, file.relative_to(self.root).as_posix(), said)
             for lists in self._lists.values()
-            for file, said in lists.unmatched()
+            for kind, file, said in lists.findings()
         ]
         names = sorted(self._seen)
         self.space = LabelSpace(name=self.name, classes=tuple(Class(name=n, source_id=n) for n in names))
@@ -111,21 +112,19 @@ class VocSource:
 
     def _place(self, files: Sequence[Path]) -> Placed:
         """The split of each file, by the lists of the dataset folder it lies in, else by its folders' names."""
-        homes: dict[Path, Path | None] = {}
-        groups: dict[Path | None, list[int]] = {}
-        for number, file in enumerate(files):
-            if file.parent not in homes:
-                homes[file.parent] = next((folder for folder in file.parents if folder in self._lists), None)
-            groups.setdefault(homes[file.parent], []).append(number)
         placed = Placed(splits=[None] * len(files), notes={})
-        named: dict[Path, str | None] = {}
-        for number in groups.pop(None, ()):
-            folder = files[number].parent
-            if folder not in named:
-                named[folder] = split_of_path(folder, self.root) if folder != self.root else None
-            placed.splits[number] = named[folder]
+        homes: dict[str, tuple[Path | None, str | None]] = {}
+        groups: dict[Path, list[int]] = {}
+        for number, file in enumerate(files):
+            folder = os.path.dirname(file)
+            if folder not in homes:
+                home = next((above for above in file.parents if above in self._lists), None)
+                named = split_of_path(file.parent, self.root) if file.parent != self.root else None
+                homes[folder] = home, named
+            home, placed.splits[number] = homes[folder]
+            if home is not None:
+                groups.setdefault(home, []).append(number)
         for home, numbers in groups.items():
-            assert home is not None
             listed = self._lists[home].place([files[number] for number in numbers])
             for number, split in zip(numbers, listed.splits, strict=True):
                 placed.splits[number] = split

@@ -5,6 +5,7 @@ case), and beside them lists a class (``cup_train.txt``: a name, and -1, 0 or 1)
 image as VOC does, or as people do: with a suffix, below a folder, by the path on another machine, in quotes.
 """
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +40,8 @@ _SHOWN: Final = 3  # lines with the most similar name beside them: looking for i
 class _List:
     file: Path
     split: str | None
-    lines: np.ndarray  # int64, numbers of the names in it, in order
+    names: np.ndarray  # int64, numbers of the names in it, in order
+    lines: np.ndarray  # int64, the line that each stands in, from 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,72 +70,81 @@ class SplitLists:
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self.folder = folder
         plain = [file for file in files if _names_split(file.stem)]
-        self._of_classes = not plain
         self._raw: list[str] = []
         self._number: dict[str, int] = {}
         self._lists = [self._read(file) for file in plain or files]
         self._state = np.full(len(self._raw), _OPEN)  # then the number of a file that the name fits, or _SEVERAL
         self._depth = max((name.count("/") for name in self._number), default=0)
-        self._names: Sequence[str] = ()
+        self._findings: list[tuple[Defect, Path, str]] = []
+        self._known: Sequence[str] = ()  # names of files, for messages
 
     def _read(self, file: Path) -> _List:
-        lines = []
-        for line in map(_cleaned, read_text(file).replace("\r", "\n").split("\n")):
+        names, lines = [], []
+        text = read_text(file).replace("\r\n", "\n").replace("\r", "\n")
+        for at, line in enumerate(map(_cleaned, text.split("\n")), 1):
             if line:
                 number = self._number.setdefault(_without_structure(line) if "/" in line else line, len(self._raw))
                 if number == len(self._raw):
                     self._raw.append(line)
-                lines.append(number)
+                names.append(number)
+                lines.append(at)
         split = split_of(file.stem)
-        return _List(file=file, split=split, lines=np.array(lines, np.int64))
+        return _List(file=file, split=split, names=np.array(names, np.int64), lines=np.array(lines, np.int64))
 
     def place(self, files: Sequence[Path]) -> Placed:
         """What the lists say of files below the folder; a line that fitted in an earlier call is used up."""
         owner = self._owners(files)
-        counts: np.ndarray = np.zeros((len(_SPLITS), len(files)), np.int64)
+        listed = np.zeros((len(_SPLITS), len(files)), bool)
         for one in self._lists:
-            found = owner[one.lines]
-            each = np.bincount(found[found >= 0], minlength=len(files))
-            row = counts[_SPLITS.index(one.split)]
-            np.maximum(row, each > 0, out=row) if self._of_classes else np.add(row, each, out=row)
-        listed = counts > 0
+            found = owner[one.names]
+            places = np.flatnonzero(found >= 0)
+            own, first = np.unique(found[places], return_index=True)
+            listed[_SPLITS.index(one.split), own] = True
+            again = np.delete(places, first)
+            for at in again.tolist():
+                said = f"line {one.lines[at]} lists {self._raw[one.names[at]]!r} again"
+                self._findings.append((Defect.LISTED_TWICE, one.file, said))
         first = np.where(listed.any(axis=0), listed.argmax(axis=0), len(_SPLITS) - 1)
         notes: dict[int, list[str]] = {}
         lists = ", ".join(one.file.name for one in self._lists[:4]) + (", …" if len(self._lists) > 4 else "")
         several = (listed[:3].sum(axis=0) > 1) | (listed[2] & listed[3])
-        twice = counts.max(axis=0) > 1
-        for file in np.flatnonzero(several | twice | ~listed.any(axis=0)).tolist():
+        for file in np.flatnonzero(several | ~listed.any(axis=0)).tolist():
             names = [name for name, there in zip(_SPLITS, listed[:, file], strict=True) if there and name]
             own = notes.setdefault(file, [])
             if several[file]:
                 own.append(noted(Defect.IN_TWO_LISTS, f"in the lists of {' and '.join(names)}, taken for {names[0]}"))
-            if twice[file]:
-                own.append(noted(Defect.LISTED_TWICE, f"{counts[:, file].max()} times in one list"))
-            if not names and not listed[-1, file]:
+            else:
                 own.append(noted(Defect.IN_NO_LIST, f"of {lists}"))
         return Placed(splits=[_SPLITS[row] for row in first.tolist()], notes=notes)
 
-    def unmatched(self) -> Iterator[tuple[Path, str]]:
-        """The lines that fitted nothing in any call, or several files, each with its list and what is wrong."""
+    def findings(self) -> Iterator[tuple[Defect, Path, str]]:
+        """The lines that fitted nothing in any call, or several files, and those that say again what another line of
+        the list does: the kind, the list, and what is wrong."""
+        yield from self._findings
         shown = 0
         for one in self._lists:
-            for number in np.unique(one.lines[self._state[one.lines] < 0]).tolist():
-                name = self._raw[number]
-                said = f"{name!r} fits several images" if self._state[number] == _SEVERAL else f"{name!r} fits no image"
-                if shown < _SHOWN and (near := similar(name, self._names)):
+            for at in np.flatnonzero(self._state[one.names] < 0).tolist():
+                number = one.names[at]
+                fits = "several images" if self._state[number] == _SEVERAL else "no image"
+                said = f"line {one.lines[at]}, {self._raw[number]!r}, fits {fits}"
+                if shown < _SHOWN and (near := similar(self._raw[number], self._known)):
                     said += f"; the most similar name is {near!r}"
                 shown += 1
-                yield one.file, said
+                yield Defect.LISTED_WITHOUT_IMAGE, one.file, said
 
     def _owners(self, files: Sequence[Path]) -> np.ndarray:
         """int64 [names]: the file that each name not yet used up fits, else _OPEN or _SEVERAL."""
-        names = [_without_suffix(unicodedata.normalize("NFC", file.stem)) for file in files]
-        self._names = names if not self._names else self._names
+        folders, names = [], []
+        for file in map(os.fspath, files):
+            folder, _, name = file.rpartition(os.sep)
+            folders.append(folder)
+            names.append(_without_suffix(_composed(name.rpartition(".")[0])))
+        self._known = self._known or names
         free = self._state == _OPEN
-        owner = np.where(free, self._match(self._number, names, files), _OPEN)
+        owner = np.where(free, self._match(self._number, names, folders), _OPEN)
         left = np.flatnonzero(free & (owner == _OPEN)).tolist()
-        self._again(owner, {number: _cut(self._raw[number]) for number in left}, names, files)
-        strange = [one.lines for one in self._lists if (free & (owner == _OPEN))[one.lines].all()]
+        self._again(owner, {number: _cut(self._raw[number]) for number in left}, names, folders)
+        strange = [one.names for one in self._lists if (free & (owner == _OPEN))[one.names].all()]
         left = np.unique(np.concatenate([np.zeros(0, np.int64), *strange])).tolist()
         first = (re.split(r"[\s,;]", self._raw[number])[0] for number in left)
         self._again(
@@ -142,23 +153,23 @@ class SplitLists:
         self._state = np.where(free, owner, self._state)
         return owner
 
-    def _again(self, owner: np.ndarray, texts: Mapping[int, str], names: Sequence[str], files: Sequence[Path]) -> None:
+    def _again(self, owner: np.ndarray, texts: Mapping[int, str], names: Sequence[str], folders: Sequence[str]) -> None:
         """Match names of other words, loosely; ``owner`` is changed in place."""
         if not texts:
             return
         wanted: dict[str, int] = {}
         places = np.array([wanted.setdefault(loose(text), len(wanted)) for text in texts.values()])
-        owner[list(texts)] = self._match(wanted, list(map(loose, names)), files, folded=True)[places]
+        owner[list(texts)] = self._match(wanted, list(map(loose, names)), folders, folded=True)[places]
 
     def _match(
-        self, wanted: Mapping[str, int], names: Sequence[str], files: Sequence[Path], *, folded: bool = False
+        self, wanted: Mapping[str, int], names: Sequence[str], folders: Sequence[str], *, folded: bool = False
     ) -> np.ndarray:
         """For each wanted path its file, _OPEN or _SEVERAL; a file of just that path goes before one that ends so."""
         owner, exact = [_OPEN] * len(wanted), bytearray(len(wanted))
-        starts: dict[Path, list[tuple[str, bool]]] = {}
-        for number, (name, file) in enumerate(zip(names, files, strict=True)):
-            if (own := starts.get(file.parent)) is None:
-                own = starts[file.parent] = self._starts(file.parent, folded)
+        starts: dict[str, list[tuple[str, bool]]] = {}
+        for number, (name, folder) in enumerate(zip(names, folders, strict=True)):
+            if (own := starts.get(folder)) is None:
+                own = starts[folder] = self._starts(Path(folder), folded)
             for start, whole in own:
                 place = wanted.get(start + name)
                 if place is not None and whole >= exact[place]:
@@ -172,8 +183,10 @@ class SplitLists:
         parts = [*above, *below]
         tails = [parts[len(parts) - size :] for size in range(min(len(parts), self._depth) + 1)]
         starts = ["".join(f"{part}/" for part in tail) for tail in tails]
-        starts = [unicodedata.normalize("NFC", start) for start in starts]
-        return [(loose(s) if folded else s, len(tail) == len(below)) for s, tail in zip(starts, tails, strict=True)]
+        return [
+            (loose(s) if folded else _composed(s), len(tail) == len(below))
+            for s, tail in zip(starts, tails, strict=True)
+        ]
 
 
 def read_lists(root: Path) -> dict[Path, SplitLists]:
@@ -209,7 +222,11 @@ def _cleaned(line: str) -> str:
     line = line.replace("\\", "/")
     while line.startswith("./"):
         line = line[2:]
-    return _without_suffix(line if line.isascii() else unicodedata.normalize("NFC", line))
+    return _without_suffix(_composed(line))
+
+
+def _composed(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _without_suffix(name: str) -> str:

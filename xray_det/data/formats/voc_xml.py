@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from xray_det.data.formats.layout import wide_encoding
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
 
@@ -121,9 +122,10 @@ def _tree(data: bytes | str) -> Element:
 
 
 def _decoded(data: bytes, declared: str) -> str | None:
-    """The text of a file whose declaration the parser does not follow, as GB 2312, or that does not follow it itself:
-    .NET declares UTF-16 and writes UTF-8. None where it is neither."""
-    for encoding in ("utf-8-sig", declared):
+    """The text of a file that begins with blank lines, or whose declaration the parser does not follow, as GB 2312, or
+    that does not follow it itself: .NET declares UTF-16 and writes UTF-8. None where it is neither."""
+    wide = wide_encoding(data)
+    for encoding in ("utf-8-sig", declared) if wide is None else (wide,):
         try:
             text = data.decode(encoding)
         except (UnicodeDecodeError, LookupError):
