@@ -105,9 +105,9 @@ def choose(text: str, wanted: tuple[str, ...]) -> "Selection":
     A folder that is called so, with its @, goes before a split.
     """
     from xray_det.data.annotations import Selection
-    from xray_det.data.manifest import FILE, Manifest
+    from xray_det.data.manifest import Manifest
 
     folder, at, split = text.rpartition("@")
-    if not at or storage.exists(storage.join(text, FILE)):
+    if not at or storage.exists(text):
         folder, split = text, ""
     return Selection(folder=folder, split=split or Manifest.load(folder).first_split(*wanted))

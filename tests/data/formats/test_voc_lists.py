@@ -191,6 +191,14 @@ def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
     assert kinds == {"listed_without_image": 2, "in_no_list": 2}
 
 
+def test_folders_count_where_a_line_is_taken_loosely_too(tmp_path: Path) -> None:
+    files = ["Annotations/cam1/f", "Annotations/cam2/f"]
+    lists = {"train.txt": "old/JPEGImages/CAM1/F.JPG\n", "val.txt": "Cam2\\f.jpg 1\n"}
+    found, kinds = placed(tmp_path, files, lists)
+    assert found == {"Annotations/cam1/f": "train", "Annotations/cam2/f": "val"}
+    assert not kinds
+
+
 def test_one_list_over_datasets_of_two_years(tmp_path: Path) -> None:
     files = ["VOC2007/Annotations/1", "VOC2012/Annotations/1"]
     lists = {"train.txt": "VOC2007/JPEGImages/1.jpg\n", "val.txt": "data/VOC2012/JPEGImages/1.jpg\n"}

@@ -135,17 +135,20 @@ def walk(
                 yield Path(folder, name)
 
 
-@lru_cache(maxsize=4096)
-def _real(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
 def linked_outside(file: str | Path, root: str | Path) -> str | None:
     """Where a file below ``root`` really lies, when links lead to it out of ``root``; else None."""
     folder, name = os.path.split(file)
-    real = os.path.join(_real(folder), name)
-    real = os.path.realpath(real) if os.path.islink(real) else real
-    return None if Path(real).is_relative_to(_real(str(root))) else real
+    real, outside = _real(folder, str(root))
+    if os.path.islink(file):
+        real, outside = _real(str(file), str(root))
+        return real if outside else None
+    return os.path.join(real, name) if outside else None
+
+
+@lru_cache(maxsize=4096)  # files share their folders
+def _real(path: str, root: str) -> tuple[str, bool]:
+    real = os.path.realpath(path)
+    return real, not Path(real).is_relative_to(os.path.realpath(root))
 
 
 def lost_link(folder: Path) -> str | None:

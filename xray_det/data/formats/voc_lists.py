@@ -98,24 +98,23 @@ class SplitLists:
         for one in self._lists:
             found = owner[one.names]
             places = np.flatnonzero(found >= 0)
-            own, first = np.unique(found[places], return_index=True)
-            listed[_SPLITS.index(one.split), own] = True
-            again = np.delete(places, first)
-            for at in again.tolist():
+            there, first = np.unique(found[places], return_index=True)
+            listed[_SPLITS.index(one.split), there] = True
+            for at in np.delete(places, first).tolist():
                 said = f"line {one.lines[at]} lists {self._raw[one.names[at]]!r} again"
                 self._findings.append((Defect.LISTED_TWICE, one.file, said))
-        first = np.where(listed.any(axis=0), listed.argmax(axis=0), len(_SPLITS) - 1)
+        split = np.where(listed.any(axis=0), listed.argmax(axis=0), _SPLITS.index(None))
         notes: dict[int, list[str]] = {}
         lists = ", ".join(one.file.name for one in self._lists[:4]) + (", …" if len(self._lists) > 4 else "")
         several = (listed[:3].sum(axis=0) > 1) | (listed[2] & listed[3])
         for file in np.flatnonzero(several | ~listed.any(axis=0)).tolist():
-            names = [name for name, there in zip(_SPLITS, listed[:, file], strict=True) if there and name]
-            own = notes.setdefault(file, [])
+            names = [name for name, among in zip(_SPLITS, listed[:, file], strict=True) if among and name]
             if several[file]:
-                own.append(noted(Defect.IN_TWO_LISTS, f"in the lists of {' and '.join(names)}, taken for {names[0]}"))
+                said = f"in the lists of {' and '.join(names)}, taken for {names[0]}"
+                notes[file] = [noted(Defect.IN_TWO_LISTS, said)]
             else:
-                own.append(noted(Defect.IN_NO_LIST, f"of {lists}"))
-        return Placed(splits=[_SPLITS[row] for row in first.tolist()], notes=notes)
+                notes[file] = [noted(Defect.IN_NO_LIST, f"of {lists}")]
+        return Placed(splits=[_SPLITS[row] for row in split.tolist()], notes=notes)
 
     def findings(self) -> Iterator[tuple[Defect, Path, str]]:
         """The lines that fitted nothing in any call, or several files, and those that say again what another line of
@@ -146,10 +145,7 @@ class SplitLists:
         self._again(owner, {number: _cut(self._raw[number]) for number in left}, names, folders)
         strange = [one.names for one in self._lists if (free & (owner == _OPEN))[one.names].all()]
         left = np.unique(np.concatenate([np.zeros(0, np.int64), *strange])).tolist()
-        first = (re.split(r"[\s,;]", self._raw[number])[0] for number in left)
-        self._again(
-            owner, {number: _cut(_cleaned(word)) for number, word in zip(left, first, strict=True)}, names, files
-        )
+        self._again(owner, {number: _cut(_first_column(self._raw[number])) for number in left}, names, folders)
         self._state = np.where(free, owner, self._state)
         return owner
 
@@ -223,6 +219,10 @@ def _cleaned(line: str) -> str:
     while line.startswith("./"):
         line = line[2:]
     return _without_suffix(_composed(line))
+
+
+def _first_column(line: str) -> str:
+    return _cleaned(re.split(r"[\s,;]", line)[0])
 
 
 def _composed(text: str) -> str:
