@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from xray_det.data.formats.layout import linked_outside, loose, read_text, same_name, similar, walk
+from xray_det.data.formats.layout import Links, loose, read_text, same_name, similar, walk
 from xray_det.errors import InputError
 
 
@@ -48,7 +48,7 @@ def test_what_links_lead_outside(tmp_path: Path) -> None:
     (root / "inner.xml").symlink_to("3.xml")
     (tmp_path / "name").symlink_to("root")
     for top in (root, tmp_path / "name"):
-        found = {name: linked_outside(top / name, top) for name in ("folder/1.xml", "file.xml", "inner.xml", "3.xml")}
+        found = {name: Links(top).outside(top / name) for name in ("folder/1.xml", "file.xml", "inner.xml", "3.xml")}
         assert found == {
             "folder/1.xml": str(store / "xml/1.xml"),
             "file.xml": str(store / "2.xml"),

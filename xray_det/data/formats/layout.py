@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -135,20 +134,20 @@ def walk(
                 yield Path(folder, name)
 
 
-def linked_outside(file: str | Path, root: str | Path) -> str | None:
-    """Where a file below ``root`` really lies, when links lead to it out of ``root``; else None."""
-    folder, name = os.path.split(file)
-    real, outside = _real(folder, str(root))
-    if os.path.islink(file):
-        real, outside = _real(str(file), str(root))
-        return real if outside else None
-    return os.path.join(real, name) if outside else None
+class Links:
+    """Where files below ``root`` really lie. Folders are looked up once."""
 
+    def __init__(self, root: Path) -> None:
+        self._root = os.path.realpath(root)
+        self._folders: dict[str, str] = {}
 
-@lru_cache(maxsize=4096)  # files share their folders
-def _real(path: str, root: str) -> tuple[str, bool]:
-    real = os.path.realpath(path)
-    return real, not Path(real).is_relative_to(os.path.realpath(root))
+    def outside(self, file: Path) -> str | None:
+        """The place of a file to which links lead out of the root; None of a file that lies inside."""
+        folder, name = os.path.split(file)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        real = os.path.realpath(file) if os.path.islink(file) else f"{self._folders[folder]}{os.sep}{name}"
+        return None if real.startswith(self._root.rstrip(os.sep) + os.sep) else real
 
 
 def lost_link(folder: Path) -> str | None:

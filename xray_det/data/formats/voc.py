@@ -16,10 +16,10 @@ import pyarrow as pa
 from xray_det.data.defect import Defect, noted
 from xray_det.data.formats.layout import (
     ABSOLUTE,
+    Links,
     common_root,
     given_paths,
     inside,
-    linked_outside,
     same_name,
     split_of_path,
     walk,
@@ -67,6 +67,7 @@ class VocSource:
         self._unique = len(set(stems)) == len(stems)
         self._images = VocImages(self.root) if images else None
         self._lists = read_lists(self.root)
+        self._links = Links(self.root)
         self._rows = Buckets(scratch_folder(self), "voc", PUBLISHED, 1, buffered=8 * _CHUNK)
         self._seen: dict[str, int] = {}  # class name -> its number in order of appearance
         placed = self._place(files)
@@ -140,7 +141,7 @@ class VocSource:
                 notes.append(noted(Defect.ZERO_BASED, f"{voc.zero_based} boxes begin at 0"))
             if voc.of_shapes:
                 notes.append(noted(Defect.FROM_SEGMENTATION, f"{voc.of_shapes} of {len(voc.boxes)} boxes"))
-            if (outside := linked_outside(file, self.root)) is not None:
+            if (outside := self._links.outside(file)) is not None:
                 notes.append(noted(Defect.OUTSIDE_LINK, f"its annotation lies at {outside}"))
             paths.append(path)
             defects.append(notes + listed)
