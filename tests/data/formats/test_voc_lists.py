@@ -134,6 +134,13 @@ def test_a_list_that_is_no_text_is_named(tmp_path: Path, content: bytes) -> None
         placed(tmp_path, ["Annotations/a"], {"val.txt": content})
 
 
+@pytest.mark.parametrize("encoding", ["gbk", "shift_jis", "koi8-r"])
+def test_a_list_in_an_encoding_that_cannot_be_told_is_named(tmp_path: Path, encoding: str) -> None:
+    name = "чашка" if encoding == "koi8-r" else "杯"
+    with pytest.raises(InputError, match=r"train\.txt: is not UTF-8, and as cp1252 its line 2, .* Save it as UTF-8"):
+        placed(tmp_path, ["Annotations/a", f"Annotations/{name}"], {"train.txt": f"a\n{name}\n".encode(encoding)})
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [

@@ -190,8 +190,11 @@ def wide_encoding(data: bytes) -> str | None:
     return None
 
 
-def read_text(file: Path) -> str:
-    """The text of a small file, whatever Windows made of it: UTF-8 or UTF-16, with or without a mark, or cp1252.
+def read_text(file: Path) -> tuple[str, bool]:
+    """The text of a file, whatever Windows made of it: UTF-8 or UTF-16, with or without a mark, or cp1252.
+
+    Returns:
+        The text, and whether that is sure: most bytes in other encodings are letters of cp1252 too.
 
     Raises:
         InputError: it cannot be read, or is none of these.
@@ -206,5 +209,5 @@ def read_text(file: Path) -> str:
         with suppress(UnicodeDecodeError):
             text = data.decode(encoding)
             if "\0" not in text:
-                return text
+                return text, encoding != "cp1252"
     raise InputError(file, f"is no text in {' or '.join(encodings)}", "Save it as UTF-8")

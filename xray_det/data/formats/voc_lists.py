@@ -27,6 +27,7 @@ from xray_det.data.formats.layout import (
     walk,
 )
 from xray_det.data.formats.voc_images import ANNOTATION_FOLDERS
+from xray_det.errors import InputError
 
 _SPLITS: Final = ("train", "val", "test", "trainval", None)  # an image in several lists is in the first of these
 _NO_SPLIT: Final = "default"  # CVAT's list where it has no subsets
@@ -42,6 +43,7 @@ class _List:
     split: str | None
     names: np.ndarray  # int64, numbers of the names in it, in order
     lines: np.ndarray  # int64, the line that each stands in, from 1
+    sure: bool  # of its encoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,8 @@ class SplitLists:
 
     def _read(self, file: Path) -> _List:
         names, lines = [], []
-        text = read_text(file).replace("\r\n", "\n").replace("\r", "\n")
+        text, sure = read_text(file)
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         for at, line in enumerate(map(_cleaned, text.split("\n")), 1):
             if line:
                 number = self._number.setdefault(_without_structure(line) if "/" in line else line, len(self._raw))
@@ -88,8 +91,8 @@ class SplitLists:
                     self._raw.append(line)
                 names.append(number)
                 lines.append(at)
-        split = split_of(file.stem)
-        return _List(file=file, split=split, names=np.array(names, np.int64), lines=np.array(lines, np.int64))
+        numbers = np.array(names, np.int64)
+        return _List(file=file, split=split_of(file.stem), names=numbers, lines=np.array(lines, np.int64), sure=sure)
 
     def place(self, files: Sequence[Path]) -> Placed:
         """What the lists say of files below the folder; a line that fitted in an earlier call is used up."""
@@ -118,12 +121,21 @@ class SplitLists:
 
     def findings(self) -> Iterator[tuple[Defect, Path, str]]:
         """The lines that fitted nothing in any call, or several files, and those that say again what another line of
-        the list does: the kind, the list, and what is wrong."""
+        the list does: the kind, the list, and what is wrong.
+
+        Raises:
+            InputError: a line of a list in an encoding that was guessed fits nothing: it was another.
+        """
         yield from self._findings
         shown = 0
         for one in self._lists:
             for at in np.flatnonzero(self._state[one.names] < 0).tolist():
                 number = one.names[at]
+                if not one.sure and not self._raw[number].isascii():
+                    problem = (
+                        f"is not UTF-8, and as cp1252 its line {one.lines[at]}, {self._raw[number]!r}, fits no image"
+                    )
+                    raise InputError(one.file, problem, "Save it as UTF-8")
                 fits = "several images" if self._state[number] == _SEVERAL else "no image"
                 said = f"line {one.lines[at]}, {self._raw[number]!r}, fits {fits}"
                 if shown < _SHOWN and (near := similar(self._raw[number], self._known)):
