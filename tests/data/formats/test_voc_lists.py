@@ -61,7 +61,7 @@ def test_what_lists_leave_open_is_said_of_each_image_and_line(shared_data: Path)
     }
     assert {key: row["defects"] for key, row in rows.items() if row["defects"]} == {
         "b1": ["in_two_lists: in the lists of train and val, taken for train"],
-        "c1": ["in_no_list: of train.txt, val.txt"],
+        "c1": ["in_no_list: in none of train.txt, val.txt"],
     }
     assert source.findings == [
         ("listed_twice", "ImageSets/Main/train.txt", "line 3 lists 'a1' again"),
@@ -172,6 +172,17 @@ def test_lists_of_classes_count_only_where_there_are_no_others(tmp_path: Path) -
     assert placed(tmp_path / "both", files, beside) == ({"a": "train", "b": "val"}, Counter())
     alone = {"cup_train.txt": "a.jpg 1\n", "dog_train.txt": "a.jpg -1\n", "cup_val.txt": "b.jpg -1\n"}
     assert placed(tmp_path / "alone", files, alone) == ({"a": "train", "b": "val"}, Counter())
+
+
+def test_subsets_of_other_names_are_lists_and_other_texts_are_none(tmp_path: Path) -> None:
+    files = ["Annotations/a", "Annotations/b", "Annotations/c", "Annotations/d"]
+    lists = {"Train.txt": "a\n", "Site_A.txt": "b\ngone\n", "train_aug.txt": "a\nc\n", "classes.txt": "cup\ndog\n"}
+    found, kinds = placed(tmp_path / "lists", files, lists)
+    assert found == {"a": "train", "b": None, "c": "train", "d": None}
+    assert kinds == {"listed_without_image": 1, "in_no_list": 1}  # gone, d
+    found, kinds = placed(tmp_path / "none", ["train/a", "val/b"], {"classes.txt": "cup\ndog\n"})
+    assert found == {"a": "train", "b": "val"}  # by their folders
+    assert not kinds
 
 
 def test_columns_are_told_from_names_with_blanks(tmp_path: Path) -> None:

@@ -186,9 +186,11 @@ def test_roboflow_s_folders_are_splits(tmp_path: Path) -> None:
     }
 
 
-def test_an_annotation_called_as_its_image_with_the_suffix(tmp_path: Path) -> None:
-    write(tmp_path / "Annotations/a.jpg.xml", name="a.jpg", image=str(tmp_path / "JPEGImages/a.jpg"))
+@pytest.mark.parametrize("named", ["a.jpg", ""])
+def test_an_annotation_called_as_its_image_with_the_suffix(tmp_path: Path, named: str) -> None:
+    write(tmp_path / "Annotations/a.jpg.xml", name=named, image=str(tmp_path / "JPEGImages/a.jpg"))
     (tmp_path / "ImageSets/Main").mkdir(parents=True)
     (tmp_path / "ImageSets/Main/val.txt").write_text("a.jpg\n")
     (row,) = rows_of(open_source(tmp_path)).values()
-    assert (row["path"], row["split"], row["defects"]) == ("JPEGImages/a.jpg", "val", [])
+    assert (row["path"], row["split"]) == ("JPEGImages/a.jpg", "val")
+    assert [note.split(":")[0] for note in row["defects"]] == ([] if named else ["wrong_file_name"])

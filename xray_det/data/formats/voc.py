@@ -127,6 +127,8 @@ class VocSource:
                 groups.setdefault(home, []).append(number)
         for home, numbers in groups.items():
             listed = self._lists[home].place([files[number] for number in numbers])
+            if not listed.lists:
+                continue
             for number, split in zip(numbers, listed.splits, strict=True):
                 placed.splits[number] = split
             placed.notes.update((numbers[row], notes) for row, notes in listed.notes.items())

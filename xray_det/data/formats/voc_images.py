@@ -1,5 +1,6 @@
 """The images of a VOC dataset: found by the annotation file's name, whatever its ``<filename>`` says."""
 
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -28,13 +29,16 @@ class VocImages:
         self._missed = 0
 
     def claim(self, xml: Path, named: str) -> PurePosixPath | None:
-        """The image of an annotation file: of its own name, else of the name it gives (``named``), else None.
+        """The image of an annotation file: of its own name, with the image's suffix or without (``a.jpg.xml``), else of
+        the name it gives (``named``), else None.
 
         Looked for beside the file, then in the image folders that stand where its annotation folder stands, then in
         those at the root; by the letter, then loosely (``layout.loose``), where one image alone is called so.
         """
         folders = self._near(xml.parent)
-        stems = [stem for stem in dict.fromkeys([xml.stem, PurePosixPath(named).stem]) if stem]
+        whole, suffix = os.path.splitext(xml.stem)
+        own = [xml.stem, whole] if suffix.lower() in IMAGE_SUFFIXES else [xml.stem]
+        stems = [stem for stem in dict.fromkeys([*own, PurePosixPath(named).stem]) if stem]
         for stem in stems:
             for folder in folders:
                 if stem in self._files[folder]:

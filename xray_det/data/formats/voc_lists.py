@@ -1,8 +1,9 @@
 """Which splits the lists of a VOC dataset put its images in, and what they leave open: lines, and images.
 
 ``ImageSets/Main`` has a list a split (train, val, test, trainval; also valid, validation, train2012, in any letter
-case), and beside them lists a class (``cup_train.txt``: a name, and -1, 0 or 1), which VoTT writes alone. Lines name an
-image as VOC does, or as people do: with a suffix, below a folder, by the path on another machine, in quotes.
+case), and beside them lists a class (``cup_train.txt``: a name, and -1, 0 or 1), which VoTT writes alone, and of CVAT's
+own subsets (``Site_A.txt``: images in no split). Lines name an image as VOC does, or as people do: with a suffix, below
+a folder, by the path on another machine, in quotes.
 """
 
 import os
@@ -48,10 +49,14 @@ class _List:
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """What the lists say of F files: the split of each, and the notes (``defect.noted``) of those that have any."""
+    """What the lists say of F files: the split of each, and the notes (``defect.noted``) of those that have any.
+
+    ``lists`` is how many say it: where there are none, texts lay in their place that are something else.
+    """
 
     splits: list[str | None]
     notes: dict[int, list[str]]
+    lists: int = 0
 
 
 class SplitLists:
@@ -63,7 +68,7 @@ class SplitLists:
 
     Args:
         folder: the dataset's.
-        files: the lists. Those of classes count only where there are no others.
+        files: the texts. Lists of classes count only where none of a split is there.
 
     Raises:
         InputError: a list that cannot be decoded.
@@ -71,10 +76,12 @@ class SplitLists:
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self.folder = folder
-        plain = [file for file in files if _names_split(file.stem)]
+        of_class = [file for file in files if _of_class(file.stem)]
+        plain = [file for file in files if file not in of_class]
         self._raw: list[str] = []
         self._number: dict[str, int] = {}
-        self._lists = [self._read(file) for file in plain or files]
+        chosen = plain if any(_names_split(file.stem) for file in plain) else files
+        self._lists = [self._read(file) for file in chosen]
         self._state = np.full(len(self._raw), _OPEN)  # then the number of a file that the name fits, or _SEVERAL
         self._depth = max((name.count("/") for name in self._number), default=0)
         self._findings: list[tuple[Defect, Path, str]] = []
@@ -97,8 +104,9 @@ class SplitLists:
     def place(self, files: Sequence[Path]) -> Placed:
         """What the lists say of files below the folder; a line that fitted in an earlier call is used up."""
         owner = self._owners(files)
+        lists = [one for one in self._lists if self._counts(one)]
         listed = np.zeros((len(_SPLITS), len(files)), bool)
-        for one in self._lists:
+        for one in lists:
             found = owner[one.names]
             places = np.flatnonzero(found >= 0)
             there, first = np.unique(found[places], return_index=True)
@@ -108,16 +116,16 @@ class SplitLists:
                 self._findings.append((Defect.LISTED_TWICE, one.file, said))
         split = np.where(listed.any(axis=0), listed.argmax(axis=0), _SPLITS.index(None))
         notes: dict[int, list[str]] = {}
-        lists = ", ".join(one.file.name for one in self._lists[:4]) + (", …" if len(self._lists) > 4 else "")
+        called = ", ".join(one.file.name for one in lists[:4]) + (", …" if len(lists) > 4 else "")
         several = (listed[:3].sum(axis=0) > 1) | (listed[2] & listed[3])
-        for file in np.flatnonzero(several | ~listed.any(axis=0)).tolist():
+        for file in np.flatnonzero(several | ~listed.any(axis=0)).tolist() if lists else ():
             names = [name for name, among in zip(_SPLITS, listed[:, file], strict=True) if among and name]
             if several[file]:
                 said = f"in the lists of {' and '.join(names)}, taken for {names[0]}"
                 notes[file] = [noted(Defect.IN_TWO_LISTS, said)]
             else:
-                notes[file] = [noted(Defect.IN_NO_LIST, f"of {lists}")]
-        return Placed(splits=[_SPLITS[row] for row in split.tolist()], notes=notes)
+                notes[file] = [noted(Defect.IN_NO_LIST, f"in none of {called}")]
+        return Placed(splits=[_SPLITS[row] for row in split.tolist()], notes=notes, lists=len(lists))
 
     def findings(self) -> Iterator[tuple[Defect, Path, str]]:
         """The lines that fitted nothing in any call, or several files, and those that say again what another line of
@@ -128,7 +136,7 @@ class SplitLists:
         """
         yield from self._findings
         shown = 0
-        for one in self._lists:
+        for one in filter(self._counts, self._lists):
             for at in np.flatnonzero(self._state[one.names] < 0).tolist():
                 number = one.names[at]
                 if not one.sure and not self._raw[number].isascii():
@@ -142,6 +150,11 @@ class SplitLists:
                     said += f"; the most similar name is {near!r}"
                 shown += 1
                 yield Defect.LISTED_WITHOUT_IMAGE, one.file, said
+
+    def _counts(self, one: _List) -> bool:
+        """Whether a text is a list: it is called like one, or a line of it fits an image, as in CVAT's own subsets."""
+        stem = one.file.stem
+        return _names_split(stem) or _of_class(stem) or bool((self._state[one.names] >= 0).any())
 
     def _owners(self, files: Sequence[Path]) -> np.ndarray:
         """int64 [names]: the file that each name not yet used up fits, else _OPEN or _SEVERAL."""
@@ -207,7 +220,7 @@ def read_lists(root: Path) -> dict[Path, SplitLists]:
     for file in walk(root, frozenset({".txt"}), depth=4):
         *_, above, own = ("", *(part.lower() for part in file.parent.parts))
         main = (above, own) == ("imagesets", "main")
-        if (main or own == "imagesets") and (_names_split(file.stem) or _of_class(file.stem)):
+        if main or own == "imagesets":
             found.setdefault(file.parents[2 if main else 1], {}).setdefault(main, []).append(file)
     return {folder: SplitLists(folder, lists.get(True) or lists[False]) for folder, lists in found.items()}
 
