@@ -87,6 +87,14 @@ def test_names_that_copying_has_changed(tmp_path: Path, on_disk: str, published:
     assert ImageFinder(tmp_path, []).find(PurePosixPath(published), "train", tmp_path) == on_disk
 
 
+def test_a_name_too_long_for_a_file_is_none(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg")
+    finder = ImageFinder(tmp_path, [])
+    for name in (PurePosixPath(f"{'x' * 300}.jpg"), PurePosixPath("x" * 300, "a.jpg")):
+        assert finder.find(name, None, tmp_path) is None
+        assert finder.most_similar(name, None, tmp_path) is None
+
+
 def test_of_two_files_that_a_changed_name_may_mean_neither_is_taken(tmp_path: Path) -> None:
     touch(tmp_path, "images/IMG_1.jpg", "images/img_1.jpg", "images/A.jpg", "images/a.JPG")
     finder = ImageFinder(tmp_path, [])

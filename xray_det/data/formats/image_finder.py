@@ -1,5 +1,6 @@
 """Where the image of a published file name lies, in the layouts in which COCO and Objects365 are unpacked."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -72,7 +73,7 @@ class ImageFinder:
             return None
         files: dict[str, Path] = {}
         for folder in self._searched(split, beside):
-            if (there := folder / name.parent).is_dir():
+            if os.path.isdir(there := folder / name.parent):
                 files |= {child: there / child for child in islice(_listed(there), 20_000)}
         near = similar(name.name, files)
         return None if near is None else files[near].relative_to(self.root).as_posix()
@@ -86,7 +87,8 @@ class ImageFinder:
         if dropped and dropped >= len(name.parts):
             return None
         path = folder.joinpath(*name.parts[dropped:])
-        return path.relative_to(self.root).as_posix() if path.is_file() else None
+        there = os.path.isfile(path)  # False also where the name is too long for a file
+        return path.relative_to(self.root).as_posix() if there else None
 
     def _look_loosely(self, folder: Path, name: PurePosixPath, dropped: int) -> str | None:
         """As ``_look``, where in each folder one name alone is loosely the wanted one."""
@@ -96,7 +98,7 @@ class ImageFinder:
         return path.relative_to(self.root).as_posix() if path is not None and path.is_file() else None
 
     def _child(self, folder: Path, name: str) -> Path | None:
-        if (folder / name).exists():
+        if os.path.exists(folder / name):  # False also where the name is too long for a file
             return folder / name
         if folder not in self._strange:  # kept: the names alone that are not loose already
             strange: dict[str, list[str]] = {}
@@ -105,7 +107,7 @@ class ImageFinder:
                     strange.setdefault(loose(child), []).append(child)
             self._strange[folder] = strange
         wanted = loose(name)
-        found = self._strange[folder].get(wanted, []) + ([wanted] if (folder / wanted).exists() else [])
+        found = self._strange[folder].get(wanted, []) + ([wanted] if os.path.exists(folder / wanted) else [])
         return folder / found[0] if len(found) == 1 else None
 
 

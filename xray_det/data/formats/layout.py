@@ -157,7 +157,7 @@ def lost_link(folder: Path) -> str | None:
             return f"{child.name} is a link to {child.readlink()}, which is not there"
         if not child.suffix and child.is_file() and child.stat().st_size < 1000:
             said = child.read_bytes().decode(errors="replace").strip()
-            if "\0" not in said and "\n" not in said and (folder / said).is_dir():
+            if "\0" not in said and "\n" not in said and os.path.isdir(folder / said):
                 return f"{child.name} is a file that says {said!r}, a link that was copied as text"
     return None
 
