@@ -53,15 +53,14 @@ class ImageFinder:
         while droppable < len(name.parts) - 1 and _structural(name.parts[droppable]):
             droppable += 1
         folders = self._searched(split, beside)
-        for look in (self._look, self._look_loosely):
-            for folder in folders:
-                for dropped in range(droppable + 1):
-                    found = look(folder, name, dropped)
-                    if found is not None:
-                        if look == self._look:
-                            self._last[(split, beside)] = (folder, dropped)
-                        return found
-        return None
+        places = [(folder, dropped) for folder in folders for dropped in range(droppable + 1)]
+        for folder, dropped in places:
+            found = self._look(folder, name, dropped)
+            if found is not None:
+                self._last[(split, beside)] = (folder, dropped)
+                return found
+        wanted = [(part, loose(part)) for part in name.parts]
+        return next((found for place in places if (found := self._look_loosely(*place, wanted)) is not None), None)
 
     def most_similar(self, name: PurePosixPath, split: str | None, beside: Path) -> str | None:
         """For a message on a name that ``find`` does not find: the file there that is called most like it.
@@ -90,25 +89,29 @@ class ImageFinder:
         there = os.path.isfile(path)  # False also where the name is too long for a file
         return path.relative_to(self.root).as_posix() if there else None
 
-    def _look_loosely(self, folder: Path, name: PurePosixPath, dropped: int) -> str | None:
-        """As ``_look``, where in each folder one name alone is loosely the wanted one."""
-        path: Path | None = folder
-        for part in name.parts[dropped:]:
-            path = path and self._child(path, part)
-        return path.relative_to(self.root).as_posix() if path is not None and path.is_file() else None
+    def _look_loosely(self, folder: Path, dropped: int, wanted: Sequence[tuple[str, str]]) -> str | None:
+        """As ``_look``, where in each folder one name alone is loosely the wanted one (each part, and that loosely)."""
+        path, looked = folder, True
+        for at, (part, loosely) in enumerate(wanted[dropped:], dropped + 1):
+            if not (looked and at == len(wanted)) and os.path.exists(path / part):
+                path /= part
+                continue
+            found = self._strange_names(path).get(loosely, [])
+            if loosely != part and os.path.exists(path / loosely):  # False also where it is too long for a file
+                found = [*found, loosely]
+            if len(found) != 1:
+                return None
+            path, looked = path / found[0], False
+        return path.relative_to(self.root).as_posix() if path.is_file() else None
 
-    def _child(self, folder: Path, name: str) -> Path | None:
-        if os.path.exists(folder / name):  # False also where the name is too long for a file
-            return folder / name
-        if folder not in self._strange:  # kept: the names alone that are not loose already
-            strange: dict[str, list[str]] = {}
+    def _strange_names(self, folder: Path) -> dict[str, list[str]]:
+        """The names in a folder that are not loose already, by what they are loosely: of most datasets, none."""
+        if folder not in self._strange:
+            found = self._strange[folder] = {}
             for child in _listed(folder):
-                if loose(child) != child:
-                    strange.setdefault(loose(child), []).append(child)
-            self._strange[folder] = strange
-        wanted = loose(name)
-        found = self._strange[folder].get(wanted, []) + ([wanted] if os.path.exists(folder / wanted) else [])
-        return folder / found[0] if len(found) == 1 else None
+                if (wanted := loose(child)) != child:
+                    found.setdefault(wanted, []).append(child)
+        return self._strange[folder]
 
 
 def _listed(folder: Path) -> Iterator[str]:
