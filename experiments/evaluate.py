@@ -152,6 +152,7 @@ def score(
     prediction: "Prediction", selection: "Selection", protocols: "tuple[Protocol, ...]", weights: str
 ) -> list[Scored]:
     """A dataset under each protocol, with bands by the training images of the detector's own training data."""
+    from xray_det.data.leakage import also_trained_on
     from xray_det.data.manifest import Manifest
     from xray_det.evaluation.assess import assess, trained_counts
     from xray_det.evaluation.bands import by_band
@@ -163,6 +164,8 @@ def score(
         print(
             f"{dataset.name}: the training data are not there; bands go by this dataset's own images", file=sys.stderr
         )
+    for sentence in also_trained_on(trained or (), [(dataset, selection.split)]):
+        print(f"warning: {sentence}", file=sys.stderr)
     counts = trained_counts(prediction.space, trained or [(dataset, None)], dataset)
     results = assess(prediction, selection, protocols)
     return [

@@ -11,11 +11,14 @@ repaired   flagged and not trained on: a box without area (no_area) or not finit
            boxes of a file of pixels that all lie in 0 to 1 (fractions);
            clipped when loaded: a box over the edge (outside); one place under several labels: one box (several_labels);
            corrected: sizes, file names, EXIF, greyscale, more than 8 bits a channel (wrong_size, wrong_file_name,
-           exif_rotated, bad_exif, greyscale, deep_image); taken from polygons or masks: boxes (from_segmentation);
-           taken back: an image-level label that a class is there, and one that it is not (contradictory_label); kept:
-           coordinates from 0 in a VOC file (zero_based), boxes that may be x1, y1, x2, y2 where x, y, width, height are
-           due (corners); named: the same bytes twice (duplicate_image), or in two splits (in_two_splits; by likeness:
-           alike_in_two_splits).
+           exif_rotated, bad_exif, greyscale, deep_image); drawn around a polygon or mask, where no box is published
+           (from_segmentation); taken back: an image-level label that a class is there, and one that it is not
+           (contradictory_label); kept: coordinates from 0 in a VOC file (zero_based), boxes that may be x1, y1, x2, y2
+           where x, y, width, height are due (corners); followed: a link out of the dataset's folder (outside_link);
+           named: the same bytes twice (duplicate_image), or in two splits (in_two_splits; by likeness:
+           alike_in_two_splits); in VOC's split lists, an image of two (in_two_lists: it is in the first of train, val,
+           test) or of none (in_no_list), a line that repeats another (listed_twice) or fits no image
+           (listed_without_image).
 quarantined  the image is in no shard: truncated_image, unreadable_image, missing_image, no_annotation, image_bomb.
 
 The JSON has `images` (those in the shards), `boxes` (the published boxes of these images: flagged ones too, and one

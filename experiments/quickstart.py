@@ -201,6 +201,7 @@ def show_classes(lines: list[str], console: "Console") -> None:
 
 def train_and_measure(experiment: "Experiment", folder: "RunFolder", console: "Console") -> None:
     """Train, measure each phase, draw, track; ends with the result's file in the run folder."""
+    from xray_det.orchestrate.experiment import prepare
     from xray_det.orchestrate.trainer import train
     from xray_det.tracking.environment import commit
     from xray_det.tracking.tracker import Tracker
@@ -214,7 +215,7 @@ def train_and_measure(experiment: "Experiment", folder: "RunFolder", console: "C
         result = {
             "name": experiment.name,
             "rows": rows,
-            "same_images": [s.folder for s in experiment.data.val if s in experiment.data.train],
+            "same_images": prepare(experiment).also_trained_on,
             "weights": trained.weights,
             "pictures": draw(experiment, folder, tracker),
             "steps": trained.steps,
@@ -279,8 +280,8 @@ def conclude(result: dict[str, Any], console: "Console") -> None:
         shown = (overall, row.get("AP50", overall), row["AP_head"], row["AP_middle"], row["AP_tail"])
         table.add_row(str(row["phase"]), row["dataset"], row["protocol"], *(f"{100 * value:.1f}" for value in shown))
     console.print(table)
-    for folder in result["same_images"]:
-        console.print(f"{folder} has no splits: it was measured on its own training images")
+    for sentence in result["same_images"]:
+        console.print(sentence, markup=False, soft_wrap=True)
     for name, value in (("weights", "weights"), ("pictures", "pictures"), ("MLflow", "run")):
         console.print(f"{name:9} {result[value]}", soft_wrap=True)
     console.print("open the MLflow UI with: make ui")

@@ -17,6 +17,8 @@ Start the same command again after Ctrl-C, a kill or a crash: it goes on from th
 weights to the last bit (at an equal number of workers). A run that has finished prints its result at once. Another
 experiment under a run's name is refused, with the differences.
 
+Validation images that are trained on too are counted in a warning: where a dataset has no splits, these are all.
+
 With --val each phase's end, and every so many epochs between, is measured beside the training: COCO numbers, the
 dataset's own protocol, AP of head, middle and tail. The best checkpoints are kept beside the newest.
 

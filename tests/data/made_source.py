@@ -40,6 +40,7 @@ class MadeSource:
     hierarchy: None = None
     normalized: bool = False
     exhaustive: bool = True
+    findings: tuple[()] = ()
     space: LabelSpace = field(
         default_factory=lambda: LabelSpace(
             name="made", classes=tuple(Class(name=n, source_id=n) for n in ("cup", "plate", "unused"))

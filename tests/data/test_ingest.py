@@ -128,6 +128,13 @@ def test_another_source_or_other_options_are_refused(source: MadeSource, tmp_pat
         ingest(source, out, **QUIET)
 
 
+def test_a_link_to_nothing_among_the_annotations_is_none(source: MadeSource, tmp_path: Path) -> None:
+    (source.root / "lost.txt").symlink_to("gone.txt")
+    first = ingest(source, str(tmp_path / "out"), **QUIET)
+    (source.root / "lost.txt").unlink()
+    assert ingest(source, str(tmp_path / "out"), **QUIET) == first
+
+
 def test_a_published_path_is_not_opened_again(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,12 +11,14 @@ import pytest
 
 from xray_det.data import ingest as ingest_module
 from xray_det.data.formats.source import open_source
-from xray_det.data.ingest import ingest, ingest_published
+from xray_det.data.ingest import How, ingest, ingest_published
 from xray_det.data.manifest import Manifest
 from xray_det.data.miniature.parameters import Miniature
 from xray_det.data.miniature.releases import write
+from xray_det.data.report import examples, repair_report
 from xray_det.data.schema import BoxFlag
 from xray_det.data.statistics import measure
+from xray_det.errors import InputError
 
 #: Image file -> (class name, x1, y1, x2, y2) of its boxes, as published.
 Boxes = dict[str, list[tuple[str, float, float, float, float]]]
@@ -208,3 +210,39 @@ def test_both_releases_of_the_miniature_come_through_whole(tmp_path: Path) -> No
                 if not flags & BoxFlag.NO_AREA:  # in pixels, whatever was published
                     assert box[2] - box[0] > 2
                     assert box[3] - box[1] > 2
+
+
+def test_lists_are_counted_by_line_and_image(shared_data: Path, tmp_path: Path) -> None:
+    """Each kind with an example, and an error where any defect is one."""
+    source = shared_data / "field_cases/voc_lists_overlap/d"
+    manifest = ingest_published([source], str(tmp_path / "out"), progress=False)
+    kinds = ("in_no_list", "in_two_lists", "listed_twice", "listed_without_image")
+    assert {kind: manifest.repaired[kind] for kind in kinds} == dict.fromkeys(kinds, 1)
+    assert manifest.splits == {"train": 3, "val": 1, "": 1}
+    shown = examples(manifest.folder)
+    assert shown["listed_without_image"] == "ImageSets/Main/train.txt: line 5, 'ghost', fits no image"
+    assert shown["in_two_lists"] == "JPEGImages/b1.jpg: in the lists of train and val, taken for train"
+    with pytest.raises(InputError, match=r"in_no_list 1, in_two_lists 1, listed_twice 1, listed_without_image 1"):
+        ingest_published([source], str(tmp_path / "strict"), How(strict=True), progress=False)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_images_behind_links_are_read_and_counted(shared_data: Path, tmp_path: Path, pack: bool) -> None:
+    store, voc = shared_data / "field_cases/symlink_voc/store", tmp_path / "voc"
+    voc.mkdir()
+    (voc / "Annotations").symlink_to(store / "xml")
+    (voc / "JPEGImages").symlink_to(store / "pics")
+    manifest = ingest_published([voc], str(tmp_path / "out"), How(pack=pack), progress=False)
+    assert (manifest.images, manifest.repaired["outside_link"], manifest.quarantined) == (4, 4, {})
+    found = pq.read_table(tmp_path / "out/findings.parquet").to_pylist()
+    linked = {row["path"]: row["detail"] for row in found if row["kind"] == "outside_link"}
+    assert linked == {f"JPEGImages/p{n}.jpg": f"it lies at {store.resolve()}/pics/p{n}.jpg" for n in range(4)}
+    said = [line for line in repair_report(manifest) if "behind links" in str(line)]
+    assert said == ["4 of the packed images, or their annotations, lay behind links out of the dataset's folder"] * pack
+    with pytest.raises(InputError, match="outside_link"):
+        ingest_published([voc], str(tmp_path / "strict"), How(strict=True), progress=False)
+
+
+def test_names_that_unicode_composes_otherwise(shared_data: Path, tmp_path: Path) -> None:
+    manifest = ingest_published([shared_data / "field_cases/nfd_names/d"], str(tmp_path), progress=False)
+    assert (manifest.images, manifest.boxes, manifest.repaired, manifest.quarantined) == (3, 3, {}, {})

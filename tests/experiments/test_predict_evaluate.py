@@ -29,7 +29,9 @@ def script(name: str) -> ModuleType:
 
 
 @pytest.mark.medium
-def test_predict_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_and_evaluate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from inference_made import dataset, weights
     from mlflow.tracking import MlflowClient
     from PIL import Image
@@ -66,6 +68,7 @@ def test_predict_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr()
     assert "every image" in said.out
     assert "the training data are not there" in said.err
+    assert "also trained on" not in said.err
     table = json.loads(scores.read_text())["made"]
     assert set(table) == {"coco", "open_images", "voc"}
     assert len(list((out / "figures").iterdir())) == 6
@@ -92,7 +95,9 @@ def test_predict_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     # The numbers are in the training's MLflow run, a step for each evaluation.
     key = "evaluate/made/coco/AP"
     assert read_points(run)[key] == {0: pytest.approx(table["coco"]["AP"])}
+    monkeypatch.setattr(evaluating, "trained_on", lambda weights: [(Manifest.load(folder), None)])
     evaluating.main(evaluating.Args(**{**vars(args), "protocols": ("coco",)}))
+    assert f"made ({folder}): 23 of 23 validation images are also trained on" in capsys.readouterr().err
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("e")
     assert experiment is not None

@@ -17,6 +17,7 @@ from xray_det.labels.space import Class, LabelSpace
 from xray_det.models.backbones import Backbone
 from xray_det.models.retinanet import RetinaNet
 from xray_det.models.weights import save_detector
+from xray_det.orchestrate.command_line import choose
 from xray_det.orchestrate.experiment import Data, Experiment, prepare, read_experiment
 from xray_det.train.phase import SGD, AdamW, ClassRows, Phase
 
@@ -54,6 +55,37 @@ def test_what_cannot_be_is_refused_by_name(changes: dict[str, Any], field: str) 
 def test_a_world_that_does_not_divide_the_batch_is_told_which_do() -> None:
     with pytest.raises(InputError, match=r"4 workers .* batch of 6 .* Use 1, 2, 3, 6 workers"):
         experiment("data", Path("out"), batch=6, workers=4)
+
+
+def test_validation_images_that_are_trained_on_are_said_once(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_dataset(tmp_path / "other", name="other", images=4, seed=1)
+    same = experiment(
+        dataset, tmp_path, data=Data(train=(Selection(folder=dataset),), val=(Selection(folder=dataset),))
+    )
+    prepared = prepare(same)
+    prepare(same)
+    said = f"squares ({dataset}): 6 of 6 validation images are also trained on"
+    assert prepared.also_trained_on[0].startswith(said)
+    assert capsys.readouterr().err.count(said) == 1
+    apart = replace(same, data=Data(train=(Selection(folder=dataset),), val=(Selection(folder=other),)))
+    assert prepare(apart).also_trained_on == ()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_dataset_is_told_with_its_split(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is called so, with its @, goes before a split."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "me@home", name="home", images=4)
+    for text, folder, split in (
+        (dataset, dataset, None),
+        (f"{dataset}@val", dataset, "val"),
+        ("me@home", "me@home", None),
+        ("me@home@test", "me@home", "test"),
+        ("gone@test", "gone", "test"),
+    ):
+        assert choose(text, ("train",)) == Selection(folder=folder, split=split)
 
 
 def test_an_experiment_survives_its_json_form(dataset: str, tmp_path: Path) -> None:

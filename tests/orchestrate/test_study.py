@@ -139,7 +139,7 @@ def test_the_record_is_small_and_outlives_new_fields(made: Experiment, tmp_path:
     del record["arms"]["arm"]["experiment"]["phases"][0]["clip"]
     del record["arms"]["arm"]["experiment"]["min_workers"]
     storage.write_json(tmp_path / "tried.json", record)
-    plain = Identity.of(replace(made, phases=(replace(made.phases[0], clip=None), made.phases[1])))
+    plain = Identity.of(replace(made, phases=(replace(made.phases[0], clip=Phase().clip), made.phases[1])))
     assert plain.key in read_known(str(tmp_path))
     # a field that is gone: another experiment
     record["arms"]["arm"]["experiment"]["gone"] = 1

@@ -56,7 +56,7 @@ class Epochs:
         return self.images // BATCH
 
     def batches(self, phase: int, epoch: int, start: int, stop: int) -> Iterator[Batch]:
-        plan = self.loader.plan(self.phase.sampling_at(epoch), None, phase, epoch)
+        plan = self.loader.plan(self.phase.sampling_at(epoch, self.steps_per_epoch(phase)), None, phase, epoch)
         return self.loader.batches(plan, phase, epoch, start, stop, 0, 1, None)
 
 

@@ -98,7 +98,8 @@ def _annotation_files(paths: Sequence[Path], format: str, folder: str) -> list[t
             else:
                 yield path.name, path
 
-    return [(name, file) for name, file in found() if not str(file).startswith(folder + os.sep)]
+    # a link to nothing is none: a reader that needs it says so
+    return [(name, file) for name, file in found() if not str(file).startswith(folder + os.sep) and file.exists()]
 
 
 def _seen(files: Sequence[tuple[str, Path]]) -> str:

@@ -24,6 +24,12 @@ class Defect(StrEnum):
     DEEP_IMAGE = "deep_image"  # more than 8 bits a channel: the upper 8 of those in use are read
     ZERO_BASED = "zero_based"  # a VOC file (counted from 1) holds a coordinate 0: kept
     CONTRADICTORY_LABEL = "contradictory_label"  # a class verified both present and absent: neither is kept
+    OUTSIDE_LINK = "outside_link"  # a link leads out of the dataset's folder to the image or its annotation: followed
+    # an image in the dataset's split lists
+    IN_TWO_LISTS = "in_two_lists"  # of different splits: it is in the first alone
+    LISTED_TWICE = "listed_twice"  # in one list: it counts once
+    IN_NO_LIST = "in_no_list"  # there are lists: it is in no split
+    LISTED_WITHOUT_IMAGE = "listed_without_image"  # a line that fits no image, or several
     # an image: quarantined
     TRUNCATED_IMAGE = "truncated_image"  # the file ends too early
     UNREADABLE_IMAGE = "unreadable_image"  # empty, damaged, or not an image

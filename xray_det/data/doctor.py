@@ -19,6 +19,7 @@ import pyarrow as pa
 from xray_det.data.annotations import ragged
 from xray_det.data.boxes import BoxFindings, examine_boxes, select_boxes
 from xray_det.data.defect import QUARANTINED, Defect, parse_note
+from xray_det.data.formats.layout import Links
 from xray_det.data.formats.rows import ragged as to_lists
 from xray_det.data.images import BadImage, ImageFacts, boxes_upright, decode, verify
 from xray_det.data.schema import SHARD, BoxFlag
@@ -78,7 +79,8 @@ def examine(
     ids = batch.column("image_id").to_pylist()
     paths = batch.column("path").to_pylist()
     noted = batch.column("defects").to_pylist()
-    looked = [_look(image_root, path, notes, phash) for path, notes in zip(paths, noted, strict=True)]
+    links = Links(image_root)
+    looked = [_look(image_root, path, notes, phash, links) for path, notes in zip(paths, noted, strict=True)]
     kept = np.array([look.facts is not None for look in looked], bool)
     sizes = np.array([(f.width, f.height) if (f := look.facts) else (1, 1) for look in looked], np.int64).reshape(-1, 2)
 
@@ -116,7 +118,7 @@ def examine(
     )
 
 
-def _look(image_root: Path, path: str | None, notes: list[str], phash: bool) -> _Looked:
+def _look(image_root: Path, path: str | None, notes: list[str], phash: bool, links: Links) -> _Looked:
     """Read one image and what its header says against what was published."""
     look = _Looked()
     for kind, detail in map(parse_note, notes):
@@ -141,6 +143,9 @@ def _look(image_root: Path, path: str | None, notes: list[str], phash: bool) -> 
         return look
     look.facts = facts
     look.sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    if (outside := links.outside(image_root / path)) is not None:
+        look.notes = [note for note in look.notes if note[0] != Defect.OUTSIDE_LINK]  # once an image
+        look.notes.append((Defect.OUTSIDE_LINK, f"it lies at {outside}"))
     if facts.grey:
         look.notes.append((Defect.GREYSCALE, "one channel"))
     if facts.deep:

@@ -168,7 +168,7 @@ def _work(source: "Source", shop: Workshop, how: How, bars: Progress) -> tuple[p
     for part in each(partial(_examine, shop), waiting):
         bars.advance(examining, counts[part])
     gathered = publish.gather(shop, len(counts))
-    between = publish.compare_images(shop, gathered)
+    between = publish.compare_images(shop, gathered, source.findings)
     publish.write_reports(shop, len(counts), between)
     try:
         publish.refuse_too_many(shop, gathered, how.max_quarantined)

@@ -1,7 +1,7 @@
 """Ingest's last step: what the parts hold together, then the manifest. Nothing is published before the manifest is."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -128,7 +128,7 @@ class Between:
     """What only the whole dataset shows.
 
     Attributes:
-        findings: FINDINGS of images that stand in it twice, or in two splits.
+        findings: FINDINGS of images that stand in it twice, or in two splits, and of its files (Source.findings).
         rows: int64, the rows of these images and of the images they are named after.
     """
 
@@ -142,11 +142,20 @@ class Between:
         return Counter({str(one["values"]): int(one["counts"]) for one in counted})
 
 
-def compare_images(shop: Workshop, gathered: Gathered) -> Between:
-    """Find images that stand in the dataset twice, or in two splits: by bytes, and by likeness when asked."""
+def compare_images(shop: Workshop, gathered: Gathered, of_files: Sequence[tuple[Defect, str, str]] = ()) -> Between:
+    """Find images that stand in the dataset twice, or in two splits: by bytes, and by likeness when asked.
+
+    Args:
+        of_files: what the source found of no single image (Source.findings): reported with the rest.
+    """
+    kinds, files, details = zip(*of_files, strict=True) if of_files else ((), (), ())
+    named = [pa.array([str(text) for text in column], pa.string()) for column in (files, files, kinds, details)]
     same = same_bytes(gathered.sha1)
     twins = [same]
-    tables = [_name(shop, gathered, same, str(Defect.DUPLICATE_IMAGE), "the same bytes as")]
+    tables = [
+        pa.table(named, schema=FINDINGS),
+        _name(shop, gathered, same, str(Defect.DUPLICATE_IMAGE), "the same bytes as"),
+    ]
     if len(gathered.splits) > 1:
         # 64 bits of SHA-1 tell 1e7 images apart but for one chance in 4e5; nobody forges a training image.
         digest = np.ascontiguousarray(gathered.sha1.view(np.uint8).reshape(-1, 20)[:, :8]).view(np.uint64).reshape(-1)

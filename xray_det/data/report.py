@@ -10,6 +10,7 @@ from rich.table import Table
 
 from xray_det import storage
 from xray_det.data.counting import Statistics
+from xray_det.data.defect import Defect
 from xray_det.data.manifest import Manifest
 from xray_det.labels.frequency import ranked
 
@@ -34,6 +35,10 @@ def repair_report(manifest: Manifest) -> list[RenderableType]:
     for outcome, counts in (("repaired", manifest.repaired), ("quarantined", manifest.quarantined)):
         for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
             table.add_row(outcome, kind, f"{count:,}", escape(named.get(kind, "")))
+    if manifest.packed and (linked := manifest.repaired.get(Defect.OUTSIDE_LINK)):
+        lines.append(
+            f"{linked:,} of the packed images, or their annotations, lay behind links out of the dataset's folder"
+        )
     where = " and ".join(storage.join(manifest.folder, file) for file in _REPORTS)
     return [*lines, table, f"image by image: {escape(where)}"]
 

@@ -100,9 +100,14 @@ def read_ranks(option: str, text: str) -> tuple[int, int]:
 
 
 def choose(text: str, wanted: tuple[str, ...]) -> "Selection":
-    """FOLDER@SPLIT, or FOLDER: its first split of these names, all images where it has none of them."""
+    """FOLDER@SPLIT, or FOLDER: its first split of these names, all images where it has none of them.
+
+    A folder that is called so, with its @, goes before a split.
+    """
     from xray_det.data.annotations import Selection
     from xray_det.data.manifest import Manifest
 
-    folder, _, split = text.partition("@")
+    folder, at, split = text.rpartition("@")
+    if not at or storage.exists(text):
+        folder, split = text, ""
     return Selection(folder=folder, split=split or Manifest.load(folder).first_split(*wanted))

@@ -1,9 +1,10 @@
 """An experiment: datasets x model x phases, with all that its numbers depend on."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from xray_det import config, storage
 from xray_det.data.annotations import Selection
 from xray_det.data.augmentation import Augmentation
+from xray_det.data.leakage import also_trained_on
 from xray_det.data.loader import Loader
 from xray_det.data.manifest import Manifest
 from xray_det.errors import InputError
@@ -286,6 +288,15 @@ class Prepared:
         )
 
     @property
+    def also_trained_on(self) -> tuple[str, ...]:
+        """A sentence for each choice of validation images some of which are trained on (``leakage``)."""
+        data = self.experiment.data
+        return also_trained_on(
+            [(manifest, chosen.split) for manifest, chosen in zip(self.train, data.train, strict=True)],
+            [(manifest, chosen.split) for manifest, chosen in zip(self.val, data.val, strict=True)],
+        )
+
+    @property
     def document(self) -> dict[str, Any]:
         """What the run depends on, as JSON: the resolved experiment, the fingerprint of each dataset's content, and
         which classes aliases made one.
@@ -340,6 +351,19 @@ class Prepared:
 
 
 def prepare(experiment: Experiment) -> Prepared:
+    """``read_in``, and print what must be known of the validation images (``Prepared.also_trained_on``)."""
+    prepared = read_in(experiment)
+    for sentence in prepared.also_trained_on:
+        _warn(sentence)
+    return prepared
+
+
+@cache
+def _warn(sentence: str) -> None:  # once: a study prepares an experiment many times
+    print(f"warning: {sentence}", file=sys.stderr)
+
+
+def read_in(experiment: Experiment) -> Prepared:
     """Read the manifests of an experiment's datasets and unite their classes.
 
     Raises:

@@ -32,7 +32,7 @@ from xray_det.errors import InputError
 from xray_det.labels.statistics import ClassStatistics
 from xray_det.models.predictions import Detector
 from xray_det.models.weights import save_detector, transfer_from
-from xray_det.orchestrate.experiment import Experiment, Prepared, prepare
+from xray_det.orchestrate.experiment import Experiment, Prepared, read_in
 from xray_det.orchestrate.progress import Progress
 from xray_det.orchestrate.resources import Share, cluster_resources
 from xray_det.orchestrate.run_folder import CHECKPOINTS, LATEST, PROGRESS, RunFolder, checkpoint_name
@@ -90,7 +90,7 @@ def work(given: Mapping[str, bytes]) -> dict[str, Any]:
     if failure is not None:  # of the attempt before this one, on whichever rank
         return {"failed": failure}
     try:
-        prepared = prepare(assignment.experiment)
+        prepared = read_in(assignment.experiment)
         detector = build_detector(prepared, assignment)
         marks["model"] = time.time()
         with RayContext(assignment, prepared, marks) as context:

@@ -70,6 +70,46 @@ def test_two_splits_with_the_same_names_stay_apart(tmp_path: Path) -> None:
     assert finder.find(PurePosixPath("2.jpg"), "val", tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("on_disk", "published"),
+    [
+        ("images/cafe\u0301 1.jpg", "café 1.jpg"),
+        ("images/café 1.jpg", "cafe\u0301 1.jpg"),
+        ("images/Gro\u0308\u00dfe/1.jpg", "Gr\u00f6\u00dfe/1.jpg"),
+        ("images/IMG_1.JPG", "img_1.jpg"),
+        ("images/img_1.jpg", "IMG_1.JPG"),
+        ("images/my photo.jpg", "my%20photo.jpg"),
+        ("train/A/1.jpg", "images/a/1.jpg"),
+    ],
+)
+def test_names_that_copying_has_changed(tmp_path: Path, on_disk: str, published: str) -> None:
+    touch(tmp_path, on_disk, "images/other.jpg")
+    assert ImageFinder(tmp_path, []).find(PurePosixPath(published), "train", tmp_path) == on_disk
+
+
+def test_a_name_too_long_for_a_file_is_none(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg")
+    finder = ImageFinder(tmp_path, [])
+    for name in (PurePosixPath(f"{'x' * 300}.jpg"), PurePosixPath("x" * 300, "a.jpg")):
+        assert finder.find(name, None, tmp_path) is None
+        assert finder.most_similar(name, None, tmp_path) is None
+
+
+def test_of_two_files_that_a_changed_name_may_mean_neither_is_taken(tmp_path: Path) -> None:
+    touch(tmp_path, "images/IMG_1.jpg", "images/img_1.jpg", "images/A.jpg", "images/a.JPG")
+    finder = ImageFinder(tmp_path, [])
+    assert finder.find(PurePosixPath("img_1.jpg"), None, tmp_path) == "images/img_1.jpg"
+    assert finder.find(PurePosixPath("Img_1.jpg"), None, tmp_path) is None
+    assert finder.find(PurePosixPath("a.jpg"), None, tmp_path) is None
+
+
+def test_the_most_similar_name_is_of_the_first_three(tmp_path: Path) -> None:
+    touch(tmp_path, "train/IMG_0001.png", "val/IMG_1001.jpg")
+    finder = ImageFinder(tmp_path, [])
+    found = [finder.most_similar(PurePosixPath(f"IMG_100{k}.jpg"), "train", tmp_path) for k in range(4)]
+    assert found == ["train/IMG_0001.png"] * 3 + [None]  # a folder of another split is not looked into
+
+
 def test_an_annotation_file_beside_its_images(tmp_path: Path) -> None:
     touch(tmp_path, "kitchen/1.jpg", "hall/1.jpg")
     finder = ImageFinder(tmp_path, [tmp_path / "kitchen", tmp_path / "hall"])

@@ -1,5 +1,6 @@
 """VOC XML against a plain reading, and every place in which images are published."""
 
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 from rows_of import box_rows, rows_of
 
+from xray_det.data.formats.source import open_source
 from xray_det.data.formats.voc import VocSource
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
@@ -174,6 +176,141 @@ def test_a_file_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.xml", name="../../etc/a.jpg")
     with pytest.raises(InputError, match=r"a\.xml: <filename>: the file name '\.\./\.\./etc/a\.jpg' leaves"):
         VocSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "named", ["/home/me/pics/a.jpg", "C:\\Users\\me\\a.jpg", "D:/x/../a.jpg", "\\\\server\\a.jpg", "/etc/passwd"]
+)
+def test_an_absolute_file_name_counts_by_its_last_part(tmp_path: Path, named: str) -> None:
+    write(tmp_path / "Annotations/a.xml", name=named, image=str(tmp_path / "JPEGImages/a.jpg"))
+    (row,) = rows_of(VocSource(tmp_path)).values()
+    assert row["path"] == "JPEGImages/a.jpg"
+    assert row["defects"] == [f"wrong_file_name: <filename> is {named!r}"]
+
+
+def test_an_absolute_file_name_alone_tells_the_image_inside_the_dataset(tmp_path: Path) -> None:
+    outside = write(tmp_path / "other/x.xml", image=str(tmp_path / "other/photo.jpg")).parent / "photo.jpg"
+    write(tmp_path / "d/Annotations/1.xml", name=str(outside), image=str(tmp_path / "d/JPEGImages/2.jpg"))
+    (row,) = rows_of(VocSource(tmp_path / "d")).values()
+    assert row["path"] is None, "nothing outside is opened"
+    (tmp_path / "d/JPEGImages/photo.jpg").write_bytes(outside.read_bytes())
+    found = rows_of(VocSource(tmp_path / "d"))
+    assert found["1"]["path"] == "JPEGImages/photo.jpg"
+
+
+@pytest.mark.parametrize("case", ["voc_filename_abs_unix", "jfif_voc", "xml_utf16"])
+def test_published_cases_find_every_image(shared_data: Path, case: str) -> None:
+    source = open_source(shared_data / "field_cases" / case / "d")
+    found = rows_of(source)
+    assert source.format == "voc"
+    assert len(found) == {"voc_filename_abs_unix": 3, "jfif_voc": 5, "xml_utf16": 3}[case]
+    assert all((source.image_root / row["path"]).stem == key for key, row in found.items())
+    wrong = [row["defects"] for row in found.values() if row["defects"]]
+    assert len(wrong) == (3 if case == "voc_filename_abs_unix" else 0)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".JPEG", ".PNG", ".bmp", ".WebP", ".tif", ".TIFF"])
+def test_suffixes_of_images(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / "Annotations/a.XML", name=f"a{suffix}")
+    (tmp_path / "JPEGImages").mkdir()
+    (tmp_path / f"JPEGImages/a{suffix}").touch()
+    (row,) = rows_of(open_source(tmp_path / "Annotations/a.XML")).values()
+    assert (row["path"], row["defects"]) == (f"JPEGImages/a{suffix}", [])
+
+
+@pytest.mark.parametrize(
+    ("xml", "image", "named", "wrong"),
+    [
+        ("NFC", "NFD", "NFC", False),
+        ("NFD", "NFC", "NFD", False),
+        ("upper", "lower", "upper", True),  # the annotation names another file than is there
+        ("upper", "lower", "lower", False),
+        ("quoted", "NFC", "NFC", False),
+    ],
+)
+def test_names_that_copying_has_changed(tmp_path: Path, xml: str, image: str, named: str, wrong: bool) -> None:
+    forms = {form: unicodedata.normalize(form, "café 1") for form in ("NFC", "NFD")}  # type: ignore[arg-type]
+    forms |= {"upper": "CAFÉ 1", "lower": "café 1", "quoted": "caf%C3%A9%201"}
+    file = f"{forms[image]}.jpg"
+    write(tmp_path / f"Annotations/{forms[xml]}.xml", name=f"{forms[named]}.jpg", image=str(tmp_path / "images" / file))
+    (row,) = rows_of(VocSource(tmp_path)).values()
+    assert row["path"] == f"images/{file}"
+    assert [note.split(":")[0] for note in row["defects"]] == ["wrong_file_name"] * wrong
+
+
+def test_two_images_that_a_name_may_mean_are_none(tmp_path: Path) -> None:
+    for name in ("a.jpg", "A.jpg"):
+        write(tmp_path / "other.xml", image=str(tmp_path / "images" / name))
+    write(tmp_path / "Annotations/a.xml", name="a.jpg")
+    write(tmp_path / "Annotations/ä.xml", name="Á.jpg")
+    for name in ("Ä.jpg", "ä.png"):
+        write(tmp_path / "other.xml", image=str(tmp_path / "images" / name))
+    (tmp_path / "Annotations/ä.xml").rename(tmp_path / "Annotations/a\u0308.xml")  # decomposed: neither, by the letter
+    found = rows_of(VocSource(tmp_path))
+    assert found["a"]["path"] == "images/a.jpg"
+    assert found["a\u0308"]["path"] is None
+
+
+def test_the_most_similar_image_is_said_of_the_first_that_are_missing(tmp_path: Path) -> None:
+    write(tmp_path / "Annotations/IMG_0001.xml", image=str(tmp_path / "JPEGImages/IMG_0001.png"))
+    for number in range(5):
+        write(tmp_path / f"Annotations/IMG_100{number}.xml")
+    notes = [row["defects"][0] for key, row in rows_of(VocSource(tmp_path)).items() if key != "IMG_0001"]
+    said = "; the most similar name there is JPEGImages/IMG_0001.png"
+    assert [note.endswith(said) for note in notes] == [True, True, True, False, False]
+
+
+def test_linked_folders_and_files_are_followed_and_named(tmp_path: Path) -> None:
+    """As people put a dataset together from a store: folders, files; what leaves the folder is noted once an image."""
+    store, voc = tmp_path / "store", tmp_path / "voc"
+    for name in ("p0", "p1"):
+        write(store / f"xml/{name}.xml", name=f"{name}.jpg", image=str(store / f"pics/{name}.jpg"))
+    voc.mkdir()
+    (voc / "Annotations").symlink_to("../store/xml")
+    (voc / "JPEGImages").symlink_to(store / "pics", target_is_directory=True)
+    source = open_source(voc)
+    found = rows_of(source)
+    assert {key: row["path"] for key, row in found.items()} == {n: f"JPEGImages/{n}.jpg" for n in ("p0", "p1")}
+    assert found["p0"]["defects"] == [f"outside_link: its annotation lies at {store}/xml/p0.xml"]
+    (voc / "Annotations").unlink()
+    (voc / "Annotations").mkdir()
+    for name in ("p0", "p1"):
+        (voc / f"Annotations/{name}.xml").symlink_to(store / f"xml/{name}.xml")
+    assert rows_of(open_source(voc)) == found
+
+
+@pytest.mark.parametrize(("annotations", "images"), [("big/xml", "big/pics"), ("big/Annotations", None)])
+def test_links_inside_the_folder_give_each_image_once(tmp_path: Path, annotations: str, images: str | None) -> None:
+    write(tmp_path / annotations / "a.xml", image=str(tmp_path / (images or "big/JPEGImages") / "a.jpg"))
+    (tmp_path / "Annotations").symlink_to(annotations)
+    if images is not None:
+        (tmp_path / "JPEGImages").symlink_to(images)
+    (row,) = rows_of(open_source(tmp_path)).values()
+    assert row["path"] is not None
+    assert [note.split(":")[0] for note in row["defects"]] == ["wrong_file_name"]  # empty
+
+
+def test_links_that_loop_end(tmp_path: Path) -> None:
+    write(tmp_path / "Annotations/a.xml", name="a.jpg", image=str(tmp_path / "JPEGImages/a.jpg"))
+    (tmp_path / "Annotations/again").symlink_to(tmp_path)
+    (tmp_path / "JPEGImages/up").symlink_to("..")
+    (tmp_path / "self").symlink_to("self")
+    (row,) = rows_of(open_source(tmp_path)).values()
+    assert (row["path"], row["defects"]) == ("JPEGImages/a.jpg", [])
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    (tmp_path / "Annotations").symlink_to("/nowhere/xml")
+    with pytest.raises(InputError, match=r"Annotations is a link to /nowhere/xml, which is not there"):
+        open_source(tmp_path)
+    (tmp_path / "Annotations").unlink()
+    (tmp_path / "xml").mkdir()
+    (tmp_path / "Annotations").write_text("xml\n")
+    with pytest.raises(InputError, match=r"Annotations is a file that says 'xml', a link that was copied as text"):
+        open_source(tmp_path)
+    (tmp_path / "xml/a.xml").symlink_to("gone.xml")
+    with pytest.raises(InputError, match=r"a\.xml: is a link to gone\.xml, which cannot be read"):
+        open_source(tmp_path)
 
 
 def test_nothing_there_and_other_xml(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from xray_det.data.formats.layout import (
     is_address,
     other_names,
     refuse_packed,
+    same_name,
     split_of_path,
     walk,
 )
@@ -74,6 +75,7 @@ class CocoSource:
     """
 
     normalized = False
+    findings: Sequence[tuple[Defect, str, str]] = ()
     hierarchy: Hierarchy | None = None
 
     def __init__(self, path: Path | Sequence[Path], *, images: bool = True) -> None:
@@ -353,13 +355,18 @@ class CocoSource:
             return ids, splits, pa.nulls(len(ids), pa.string()), defects
         paths: list[str | None] = [None] * len(ids)
         for row, (name, number) in enumerate(zip(names.to_pylist(), file.to_pylist(), strict=True)):
-            paths[row] = None if is_address(name) else self._find(PurePosixPath(name.replace("\\", "/")), number)
-            if paths[row] is None and name:
-                paths[row] = self._find_misnamed(name, number)
-                if paths[row] is not None:
-                    defects[row].append(noted(Defect.WRONG_FILE_NAME, f"{name} lies at {paths[row]}"))
-            if paths[row] is None:
-                defects[row].append(noted(Defect.MISSING_IMAGE, name or "no file name"))
+            written = PurePosixPath(name.replace("\\", "/"))
+            found = None if is_address(name) else self._find(written, number)
+            as_written = found is not None and same_name(found, name)
+            if found is None and name:
+                found = self._find_misnamed(name, number)
+            paths[row] = found
+            if found is not None and not as_written:
+                defects[row].append(noted(Defect.WRONG_FILE_NAME, f"{name} lies at {found}"))
+            if found is None:
+                near = self._finder.most_similar(written, self._splits[number], self._files[number].parent)
+                said = f"{name or 'no file name'}{f'; the most similar name there is {near}' if near else ''}"
+                defects[row].append(noted(Defect.MISSING_IMAGE, said))
         return ids, splits, pa.array(paths, pa.string()), defects
 
     def _refuse_leaving(self, name: str, identity: str, number: int) -> NoReturn:

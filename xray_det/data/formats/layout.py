@@ -3,8 +3,11 @@
 import codecs
 import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import unquote
@@ -53,6 +56,8 @@ def split_of_path(path: Path, root: Path) -> str | None:
 #: A file name that is absolute or leaves the folder it is relative to; understood by ``re`` and by RE2.
 LEAVES: Final = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00"
 _LEAVES = re.compile(LEAVES)
+#: A path on the machine that wrote it.
+ABSOLUTE: Final = re.compile(r"[/\\]|[A-Za-z]:")
 
 
 def inside(file_name: str, where: object) -> PurePosixPath:
@@ -161,24 +166,90 @@ def walk(
 ) -> Iterator[Path]:
     """Files below ``root`` with one of the suffixes (lower case), in sorted order, hidden folders left out.
 
+    Links are followed. A folder that several names lead to is entered once: by the outermost, by a link before the
+    folder itself, since people link a folder to where a layout wants it. So links that loop end.
+
     Args:
         depth: folders below ``root`` to enter; None: all.
         without: names of folders not to enter: millions of images may lie there.
     """
-    for folder, folders, files in os.walk(root):
+    entered = {os.path.realpath(root)}
+    for folder, folders, files in os.walk(root, followlinks=True):
         below = len(Path(folder).relative_to(root).parts)
-        folders[:] = (
-            sorted(f for f in folders if not f.startswith(".") and f not in without)
-            if depth is None or below < depth
-            else []
-        )
+        wanted = [f for f in folders if not f.startswith(".") and f not in without and (depth is None or below < depth)]
+        kept = []
+        for name in sorted(wanted, key=lambda name: (not os.path.islink(os.path.join(folder, name)), name)):
+            real = os.path.realpath(os.path.join(folder, name))
+            if real not in entered:
+                entered.add(real)
+                kept.append(name)
+        folders[:] = sorted(kept)
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
                 yield Path(folder, name)
 
 
-def read_text(file: Path) -> str:
-    """The text of a small file, whatever Windows made of it: UTF-8 or UTF-16, with or without a mark, or cp1252.
+class Links:
+    """Where files below ``root`` really lie. Folders are looked up once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.path.realpath(root)
+        self._folders: dict[str, str] = {}
+
+    def outside(self, file: Path) -> str | None:
+        """The place of a file to which links lead out of the root; None of a file that lies inside."""
+        folder, name = os.path.split(file)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        real = os.path.realpath(file) if os.path.islink(file) else f"{self._folders[folder]}{os.sep}{name}"
+        return None if real.startswith(self._root.rstrip(os.sep) + os.sep) else real
+
+
+def lost_link(folder: Path) -> str | None:
+    """What became of a link in ``folder`` that leads nowhere, or that was copied as text (as git does on Windows)."""
+    for child in sorted(folder.iterdir()):
+        if child.is_symlink() and not child.exists():
+            return f"{child.name} is a link to {child.readlink()}, which is not there"
+        if not child.suffix and child.is_file() and child.stat().st_size < 1000:
+            said = child.read_bytes().decode(errors="replace").strip()
+            if "\0" not in said and "\n" not in said and os.path.isdir(folder / said):
+                return f"{child.name} is a file that says {said!r}, a link that was copied as text"
+    return None
+
+
+def similar(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of some file names (of the first 20,000) by its stem, for a message; None where none is."""
+    stems = {os.path.splitext(other)[0]: other for other in islice(names, 20_000)}
+    near = get_close_matches(os.path.splitext(name)[0], stems, n=1, cutoff=0.7)
+    return stems[near[0]] if near else None
+
+
+def same_name(path: str, other: str) -> bool:
+    """Whether two paths end in one file name, however Unicode composes it."""
+    ends = (text.replace("\\", "/").rpartition("/")[2] for text in (path, other))
+    one, two = (end if end.isascii() else unicodedata.normalize("NFC", end) for end in ends)
+    return one == two
+
+
+def loose(name: str) -> str:
+    """A file name without what copying between systems changes: Unicode's composition, letter case, %20 for a blank."""
+    return unicodedata.normalize("NFC", unquote(name)).casefold()
+
+
+def wide_encoding(data: bytes) -> str | None:
+    """The encoding of a text with two bytes a letter, by its mark, or by the zero in its first, Latin, letter."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if len(data) > 1 and 0 in data[:2]:
+        return "utf-16-be" if data[0] == 0 else "utf-16-le"
+    return None
+
+
+def read_text(file: Path) -> tuple[str, bool]:
+    """The text of a file, whatever Windows made of it: UTF-8 or UTF-16, with or without a mark, or cp1252.
+
+    Returns:
+        The text, and whether that is sure: most bytes in other encodings are letters of cp1252 too.
 
     Raises:
         InputError: it cannot be read, or is none of these.
@@ -187,15 +258,11 @@ def read_text(file: Path) -> str:
         data = file.read_bytes()
     except OSError as error:
         raise InputError(file, f"cannot be read ({error.strerror or error})", "Mend or remove it") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encodings = ["utf-16"]
-    elif b"\0" in data[:2] and len(data) > 1:  # no text begins with a zero, but as a half of a character
-        encodings = ["utf-16-be" if data[0] == 0 else "utf-16-le"]
-    else:
-        encodings = ["utf-8-sig", "cp1252"]
+    wide = wide_encoding(data)
+    encodings = ["utf-8-sig", "cp1252"] if wide is None else [wide]
     for encoding in encodings:
         with suppress(UnicodeDecodeError):
             text = data.decode(encoding)
             if "\0" not in text:
-                return text
+                return text, encoding != "cp1252"
     raise InputError(file, f"is no text in {' or '.join(encodings)}", "Save it as UTF-8")

@@ -67,6 +67,7 @@ class OpenImagesSource:
     format = "open_images"
     normalized = True
     exhaustive = False
+    findings: Sequence[tuple[Defect, str, str]] = ()
     hierarchy: Hierarchy | None
 
     def __init__(self, path: Path | Sequence[Path], *, images: bool = True) -> None:

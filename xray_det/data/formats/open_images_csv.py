@@ -182,7 +182,7 @@ def read_classes(file: Path) -> list[tuple[str, str]]:
     Raises:
         InputError: another separator or encoding, a class without a name.
     """
-    text = read_text(file)
+    text, _ = read_text(file)
     classes: list[tuple[str, str]] = []
     for number, row in enumerate(csv.reader(io.StringIO(text, newline=None)), start=1):
         if not row or row[0].strip().lower() == "labelname":

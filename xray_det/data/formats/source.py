@@ -10,8 +10,9 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from xray_det.data.defect import Defect
 from xray_det.data.formats.coco import CocoSource, coco_files
-from xray_det.data.formats.layout import given_paths, refuse_packed
+from xray_det.data.formats.layout import given_paths, lost_link, refuse_packed
 from xray_det.data.formats.open_images import OpenImagesSource, csvs_seen, open_images_files
 from xray_det.data.formats.voc import VocSource, voc_files
 from xray_det.errors import InputError
@@ -30,6 +31,7 @@ class Source(Protocol):
     normalized: bool  # boxes are fractions of the image
     exhaustive: bool  # False: only image-level labels tell that a class is absent (Open Images, LVIS)
     image_root: Path  # the rows' ``path`` is relative to it
+    findings: Sequence[tuple[Defect, str, str]]  # of no single image: kind, file below ``root``, and what is wrong
 
     def batches(self, rows: int = 1024) -> Iterator[pa.RecordBatch]:
         """PUBLISHED batches of at most ``rows`` images, the same ones in the same order each time."""
@@ -89,10 +91,12 @@ def detect(paths: Sequence[Path]) -> str:
         if not folders and len(suffixes) == 1 and (named := _SUFFIXES.get(suffixes.pop())):
             return named  # the reader says what is wrong with it
         refuse_packed(paths)
+        problem = f"no dataset found: neither COCO JSON, nor VOC XML, nor Open Images CSV ({csvs_seen(paths)})"
+        links = [said for folder in folders if (said := lost_link(folder))]
         raise InputError(
             ", ".join(map(str, paths)),
-            f"no dataset found: neither COCO JSON, nor VOC XML, nor Open Images CSV ({csvs_seen(paths)})",
-            "Check the path, or name the format",
+            "; ".join([problem, *links]),
+            "Make the link anew" if links else "Check the path, or name the format",
         )
     if len(near) > 1:
         named = "; ".join(f"{name} ({found[name][0].name})" for name in near)
