@@ -22,7 +22,6 @@ Cost: seconds, and five more where MLflow is asked.
 import hashlib
 import os
 import sys
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,14 +58,13 @@ class Args:
 
 def main(args: Args) -> None:
     """Find the runs, compare them, print, write, log."""
-    from rich.console import Console
-
+    from xray_det.display import terminal
     from xray_det.evaluation.comparison import compare
     from xray_det.evaluation.figures import printable
     from xray_det.tracking.records import read_run
     from xray_det.tracking.resolve import Resolver
 
-    console = Console(highlight=False, markup=False)
+    console = terminal()
     resolver = Resolver(args.tracking, args.experiment)
     folders = resolver.folders(args.runs)
     comparison = compare([read_run(folder) for folder in folders], args.set)
@@ -131,11 +129,9 @@ def render(comparison: "Comparison") -> dict[str, bytes]:
     """The report's files by name."""
     from xray_det.evaluation.comparison_figure import sheet
     from xray_det.evaluation.comparison_html import page
-    from xray_det.evaluation.figures import png
+    from xray_det.lettering import figure_bytes
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in letters that the font lacks; the page has them
-        image = png(sheet(comparison))
+    image = figure_bytes(sheet(comparison))
     return {"report.html": page(comparison, image).encode(), "report.png": image}
 
 

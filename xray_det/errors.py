@@ -1,5 +1,10 @@
 """The one exception for what a user can mend: input, configuration, storage."""
 
+from xray_det.display import lines, printable
+
+#: Letters of a line: more than a path has.
+LONGEST = 5000
+
 
 class InputError(ValueError):
     """Something outside the program is wrong; the message says where, what, and how to mend it.
@@ -12,7 +17,8 @@ class InputError(ValueError):
 
     def __init__(self, where: object, problem: str, remedy: str) -> None:
         self.where, self.problem, self.remedy = str(where), problem, remedy
-        super().__init__(f"{where}: {problem}. {remedy}")
+        # names and values are anybody's
+        super().__init__(f"{printable(where, LONGEST)}: {lines(problem, LONGEST)}. {lines(remedy, LONGEST)}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Ray pickles exceptions across processes; the default would replay the joined message alone.

@@ -18,6 +18,8 @@ from xray_det.data.defect import Defect
 
 #: More than this is taken for a decompression bomb (PIL's own limit; 536 MB as RGB).
 MAX_PIXELS: Final = 178_956_970
+#: Of a file: as many pixels uncompressed, and a header.
+MAX_BYTES: Final = 3 * MAX_PIXELS + (1 << 20)
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _ORIENTATION: Final = 0x0112
 #: libjpeg warns of these in files that show nothing of it; PIL reads them.

@@ -8,7 +8,6 @@ harmless, because MLflow stores the same (key, step, timestamp, value) once, and
 
 import hashlib
 import json
-import logging
 import re
 import tempfile
 import time
@@ -24,14 +23,14 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from xray_det import storage
+from xray_det import display, storage
 from xray_det.errors import InputError
 from xray_det.tracking.address import without_password
 from xray_det.tracking.database import check_database
 from xray_det.tracking.journal import tracking_folder
 from xray_det.tracking.outbox import Outbox
 
-log = logging.getLogger(__name__)
+log = display.logger(__name__)
 
 KEY_TAG: Final = "xray_det.key"  # finds the run again when the answer to its creation was lost
 #: The UI then opens the experiment among model trainings; it takes one with tables for a test of chat bots.

@@ -4,7 +4,6 @@ A chunk ends with a checkpoint. A phase begins with a fresh optimizer and, on se
 equal world size the weights are the same to the last bit however often the run was stopped and resumed.
 """
 
-import logging
 import math
 import time
 import warnings
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from xray_det import display
 from xray_det.data.batch import Batch
 from xray_det.errors import InputError
 from xray_det.losses.targets import DataLoss
@@ -30,7 +30,7 @@ from xray_det.train.optimizer import build_optimizer, build_schedule
 from xray_det.train.phase import Phase
 from xray_det.train.step import NonFinite, Precision, StepKey, Stepper, compute_terms, summed
 
-logger = logging.getLogger(__name__)
+logger = display.logger(__name__)
 
 #: Global batches of the first chunk when the length of chunks is left to the loop, and the seconds it then aims at.
 FIRST_CHUNK, CHUNK_SECONDS = 32, 60.0

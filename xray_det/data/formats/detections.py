@@ -21,6 +21,7 @@ from xray_det.data.formats.detections_json import JsonColumns, read_json
 from xray_det.data.schema import DETECTIONS
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
+from xray_det.storage import open_file
 
 Floats = NDArray[np.float64]
 
@@ -109,8 +110,8 @@ def _from_json(path: Path, columns: JsonColumns) -> DetectionFile:
 
 
 def _read_csv(path: Path) -> DetectionFile:
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        header = stream.readline().strip("\r\n")
+    with open_file(path) as stream:
+        header = stream.readline(1 << 16).decode("utf-8-sig", errors="replace").strip("\r\n")
     names = [name.strip('"') for name in header.split(",")]
     lower = [name.strip().lower() for name in names]
     if "predictionstring" in lower and lower[0] in _HEADERS["image"]:
@@ -130,7 +131,7 @@ def _read_csv(path: Path) -> DetectionFile:
     parts: list[pa.Table] = []
     try:
         with pacsv.open_csv(
-            path,
+            open_file(path),
             convert_options=pacsv.ConvertOptions(
                 column_types=numbers | texts, include_columns=list(chosen.values()), strings_can_be_null=False
             ),
@@ -168,7 +169,7 @@ def _read_prediction_strings(path: Path, names: list[str]) -> DetectionFile:
     """Challenge submissions: a row an image, ``label score x1 y1 x2 y2`` repeated in one string."""
     texts = {name: pa.string() for name in names}
     try:
-        table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=texts))
+        table = pacsv.read_csv(open_file(path), convert_options=pacsv.ConvertOptions(column_types=texts))
         strings = table[next(n for n in names if n.lower() == "predictionstring")].combine_chunks()
         words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.fill_null(strings, "")))
         flat = pc.list_flatten(words)

@@ -1,5 +1,6 @@
 """Where the image of a published file name lies, in the layouts in which COCO and Objects365 are unpacked."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -61,7 +62,9 @@ class ImageFinder:
         if dropped and dropped >= len(name.parts):
             return None
         path = folder.joinpath(*name.parts[dropped:])
-        return path.relative_to(self.root).as_posix() if path.is_file() else None
+        return (
+            path.relative_to(self.root).as_posix() if os.path.isfile(path) else None
+        )  # False where the name is too long
 
 
 def _structural(folder: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from xray_det.errors import InputError
+from xray_det.storage import open_file, parse_json
 
 WINDOW: Final = 1 << 18  # its text and objects stay in the processor's cache
 _GUESSES: Final = 4
@@ -42,7 +43,7 @@ def stream_arrays(path: Path, types: Mapping[str, Any], window: int = WINDOW) ->
     Raises:
         InputError: not JSON, cut off, not an object, or an element that does not fit its type; with the place.
     """
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         yield from _Reader(path, stream, window).arrays(types)
 
 
@@ -58,13 +59,13 @@ def stream_list(path: Path, kind: Any, what: str, window: int = WINDOW) -> Itera
     Raises:
         InputError: as ``stream_arrays``.
     """
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         yield from _Reader(path, stream, window).elements(kind, what)
 
 
 def top_level_arrays(path: Path, window: int = WINDOW) -> Iterator[str]:
     """The keys of the top-level object whose arrays begin in the first window; none where the file is no object."""
-    with open(path, "rb") as stream, suppress(InputError):  # the window's end, or not JSON: what was seen counts
+    with open_file(path) as stream, suppress(InputError):  # the window's end, or not JSON: what was seen counts
         reader = _Reader(path, stream, window)
         reader.limit = 1
         for key in reader.top_level():
@@ -89,6 +90,8 @@ class _Reader:
         self.base += self.at
         rest = self.data[self.at :]
         fresh = self.stream.read(max(self.window, len(rest)))
+        if (hole := fresh.find(b"\0")) >= 0:  # of a sparse file, it would fill the memory
+            raise self.fail("not JSON: a zero byte", self.at + len(rest) + hole)
         self.ended = not fresh
         self.data, self.at = rest + fresh, 0
         return bool(fresh)
@@ -132,7 +135,7 @@ class _Reader:
             while (found := _STRING.match(self.data, self.at)) is None:
                 if not self.more():
                     raise self.fail("the JSON is cut off")
-            key = str(json.loads(found.group()))
+            key = self._text(found.group())
             self.at = found.end()
             self.take(b":")
             yield key
@@ -140,6 +143,12 @@ class _Reader:
                 break
         if self.peek():
             raise self.fail("more follows after the JSON's end")
+
+    def _text(self, string: bytes) -> str:
+        try:
+            return str(parse_json(string))
+        except ValueError as error:
+            raise self.fail(f"not JSON ({error})") from error
 
     def arrays(self, types: Mapping[str, Any]) -> Iterator[tuple[str, int, list[Any]]]:
         for key in self.top_level():
@@ -221,15 +230,17 @@ class _Reader:
                     found = _POSITION.search(str(error))
                     return None, self.at + int(found.group(1)) - 1 if found else None
             try:
-                return msgspec.convert(json.loads(text), kind), None
+                return msgspec.convert(parse_json(text), kind), None
             except json.JSONDecodeError as error:
                 return None, self.at + max(len(error.doc[: error.pos].encode()) - 1, 0)
         except msgspec.ValidationError as error:
             shown = re.sub(r"\$\[(\d+)\]", lambda m: f"{where}[{number + int(m.group(1))}]", str(error))
             problem, _, place = shown.rpartition(" - at ")
             raise InputError(place.strip("`") or where, problem or shown, "Write it as the format says") from error
-        except (RecursionError, UnicodeDecodeError) as error:
-            raise self.fail(f"not JSON ({type(error).__name__})") from error
+        except RecursionError as error:
+            raise self.fail("not JSON (it is nested too deeply)") from error
+        except (ValueError, OverflowError) as error:
+            raise self.fail(f"not JSON ({error})") from error
 
     def _boundary(self) -> int | None:
         """Exactly where the last whole element in memory ends, by counting brackets; None where none does."""

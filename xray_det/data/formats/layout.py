@@ -72,6 +72,7 @@ def given_paths(path: Path | str | Sequence[Path | str]) -> list[Path]:
         raise InputError("dataset", "no path given", "Give the dataset's folder or its annotation files")
     paths = [Path(os.path.normpath(p.expanduser().absolute())) for p in paths]
     for one in paths:
+        _check_utf8(one)
         if not one.exists():
             raise InputError(one, "no such file or folder", "Check the path")
     return paths
@@ -102,6 +103,9 @@ def walk(
     Args:
         depth: folders below ``root`` to enter; None: all.
         without: names of folders not to enter: millions of images may lie there.
+
+    Raises:
+        InputError: such a file's name is not UTF-8, as every name in a dataset must be.
     """
     for folder, folders, files in os.walk(root):
         below = len(Path(folder).relative_to(root).parts)
@@ -112,4 +116,13 @@ def walk(
         )
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
-                yield Path(folder, name)
+                file = Path(folder, name)
+                _check_utf8(file)
+                yield file
+
+
+def _check_utf8(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(path, "its name is not UTF-8", "Rename the file or folder") from error

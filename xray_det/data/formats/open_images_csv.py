@@ -6,9 +6,8 @@ needs ImageID, LabelName, XMin, XMax, YMin, YMax; of the flags those that are th
 
 import csv
 import io
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -19,6 +18,7 @@ import pyarrow.csv as pacsv
 
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
+from xray_det.storage import open_file, parse_json, read_file
 
 CORNERS: Final = ("XMin", "YMin", "XMax", "YMax")
 _FLAGS: Final = {
@@ -48,7 +48,7 @@ def kind_of(file: Path) -> Kind | None:
         InputError: a box file whose header lacks a column.
     """
     if file.suffix.lower() == ".json":
-        with open(file, "rb") as stream:
+        with open_file(file) as stream:
             return Kind.HIERARCHY if b'"LabelName"' in stream.read(1 << 16) else None
     header = header_of(file)
     columns = set(header)
@@ -73,8 +73,9 @@ def kind_of(file: Path) -> Kind | None:
 
 def header_of(file: Path) -> list[str]:
     """The fields of the first line; a line without end is cut."""
-    with open(file, encoding="utf-8-sig", errors="replace", newline=None) as stream:
-        return next(csv.reader([stream.readline(1 << 16)]), [])
+    with open_file(file) as stream:
+        line = stream.readline(1 << 16).decode("utf-8-sig", errors="replace")
+    return next(csv.reader([line.rstrip("\r\n")]), [])
 
 
 def read_boxes(file: Path) -> Iterator[pa.RecordBatch]:
@@ -119,8 +120,8 @@ def read_list(file: Path, rows: int = 1 << 16) -> Iterator[tuple[list[str], list
     """Image ids and what their ``Subset`` says (empty: nothing). Rows may be ragged, as published ones are."""
     ids: list[str] = []
     subsets: list[str] = []
-    with open(file, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream)
+    with open_file(file) as opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as stream:
+        reader = _rows(stream, file)
         header = next(reader)
         image, subset = header.index("ImageID"), header.index("Subset") if "Subset" in header else None
         for row in reader:
@@ -141,9 +142,9 @@ def read_classes(file: Path) -> list[tuple[str, str]]:
     Raises:
         InputError: another separator, a class without a name.
     """
-    text = file.read_text(encoding="utf-8-sig")
+    text = read_file(file).decode("utf-8-sig")
     classes: list[tuple[str, str]] = []
-    for number, row in enumerate(csv.reader(io.StringIO(text, newline=None)), start=1):
+    for number, row in enumerate(_rows(io.StringIO(text, newline=None), file), start=1):
         if not row or row[0] == "LabelName":
             continue
         if len(row) < 2:
@@ -155,6 +156,15 @@ def read_classes(file: Path) -> list[tuple[str, str]]:
     return classes
 
 
+def _rows(lines: Iterable[str], file: Path) -> Iterator[list[str]]:
+    reader = csv.reader(lines)
+    try:
+        yield from reader
+    except csv.Error as error:
+        problem, remedy = f"not CSV ({error})", "Close its quotes, and shorten fields"
+        raise InputError(f"{file}: line {reader.line_num + 1}", problem, remedy) from error
+
+
 def read_hierarchy(file: Path) -> dict[str, Any]:
     """The JSON of a hierarchy, undigested.
 
@@ -162,7 +172,7 @@ def read_hierarchy(file: Path) -> dict[str, Any]:
         InputError: it is not JSON.
     """
     try:
-        node: dict[str, Any] = json.loads(file.read_bytes())
+        node: dict[str, Any] = parse_json(read_file(file))
     except ValueError as error:
         raise InputError(file, f"not valid JSON ({error})", "Fetch the hierarchy again") from error
     return node
@@ -171,7 +181,7 @@ def read_hierarchy(file: Path) -> dict[str, Any]:
 def _read_csv(file: Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
     try:
         reader = pacsv.open_csv(
-            file,
+            open_file(file),
             read_options=pacsv.ReadOptions(block_size=_BLOCK, use_threads=False),  # one thread knows its row number
             convert_options=pacsv.ConvertOptions(
                 column_types=types, include_columns=list(types), strings_can_be_null=True, null_values=[""]
@@ -203,4 +213,6 @@ def _explain(file: Path, error: pa.ArrowInvalid) -> NoReturn:
             f"{found[3]} fields where the header has {found[2]}",
             "Separate fields by commas and write decimals with a point",
         ) from error
+    if "straddling" in text:
+        text = f"a row is longer than {_BLOCK:,} bytes"
     raise InputError(file, text, "Give Open Images' CSV") from error

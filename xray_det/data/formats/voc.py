@@ -20,6 +20,7 @@ from xray_det.data.schema import PUBLISHED
 from xray_det.errors import InputError
 from xray_det.labels.hierarchy import Hierarchy
 from xray_det.labels.space import Class, LabelSpace
+from xray_det.storage import open_file, read_file
 
 _LISTS = ("train", "val", "test", "trainval")  # an image in several lists: the first of these
 _CHUNK = 512
@@ -170,7 +171,7 @@ def _split_lists(root: Path) -> dict[Path, dict[str, str]]:
         for split in reversed(_LISTS):
             file = folder / "ImageSets" / "Main" / f"{split}.txt"
             if file.exists():
-                splits.update(dict.fromkeys(_first_words(file.read_text().splitlines()), split))
+                splits.update(dict.fromkeys(_first_words(read_file(file).decode().splitlines()), split))
     return lists
 
 
@@ -185,7 +186,7 @@ def voc_files(paths: Sequence[Path]) -> list[Path]:
         for number, file in enumerate(files):
             if number == 50:  # other XML: project files of an editor
                 break
-            with open(file, "rb") as stream:
+            with open_file(file) as stream:
                 if b"<annotation" in stream.read(4096):
                     return [file]
     return []

@@ -10,6 +10,7 @@ from defusedxml.ElementTree import fromstring
 
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
+from xray_det.storage import read_file
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = {"difficult": BoxFlag.DIFFICULT, "truncated": BoxFlag.TRUNCATED, "occluded": BoxFlag.OCCLUDED}
@@ -39,7 +40,7 @@ def read_voc_xml(path: Path) -> VocFile | None:
         InputError: malformed XML, entities (an entity bomb), an object without a name or box, text in a coordinate.
     """
     try:
-        root = fromstring(path.read_bytes(), forbid_dtd=False, forbid_entities=True, forbid_external=True)
+        root = fromstring(read_file(path), forbid_dtd=False, forbid_entities=True, forbid_external=True)
     except DefusedXmlException as error:
         raise InputError(
             path, f"the XML declares entities ({type(error).__name__})", "Remove its DOCTYPE, or the file"
