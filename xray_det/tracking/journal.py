@@ -93,7 +93,7 @@ class Journal:
 
     def figure(self, name: str, figure: "Figure") -> str:
         """Save a matplotlib figure as artifact ``figures/NAME`` (.png unless the name says otherwise); its address."""
-        name = name if Path(name).suffix else f"{name}.png"
+        name = storage.file_name(name if Path(name).suffix else f"{name}.png")
         image = figure_bytes(figure, format=Path(name).suffix[1:], bbox_inches="tight")
         return self.artifact(f"figures/{name}", image)
 

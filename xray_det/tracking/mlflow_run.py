@@ -25,7 +25,7 @@ from mlflow.utils.rest_utils import http_request
 
 from xray_det import display, storage
 from xray_det.errors import InputError
-from xray_det.tracking.address import without_password
+from xray_det.tracking.address import database_file, without_password
 from xray_det.tracking.database import check_database
 from xray_det.tracking.journal import tracking_folder
 from xray_det.tracking.outbox import Outbox
@@ -98,7 +98,8 @@ class MlflowRun:
         if found is None:
             try:
                 # Without a location mlflow puts artifacts of a local database into the working directory.
-                location = None if self._uri.startswith("http") else str(storage.home() / "mlartifacts" / _slug(name))
+                folder = storage.home() / "mlartifacts" / _slug(name)
+                location = None if self._uri.startswith("http") else folder.as_uri()
                 return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -337,7 +338,7 @@ def _alone(uri: str) -> Iterator[None]:
         return
     import fcntl
 
-    database = Path(uri.removeprefix("sqlite:///"))
+    database = database_file(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{database}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -4,7 +4,6 @@ What a file says is kept as it stands: ids as text, coordinates and scores in fl
 dropped. Which image and which class of the truth an id means is evaluation/identity.py's business.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -21,7 +20,7 @@ from xray_det.data.formats.detections_json import JsonColumns, read_json
 from xray_det.data.schema import DETECTIONS
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
-from xray_det.storage import open_file
+from xray_det.storage import open_file, parse_json
 
 Floats = NDArray[np.float64]
 
@@ -241,10 +240,16 @@ def detection_tables(path: str | Path) -> Iterator[pa.Table]:
         try:
             table = pq.read_table(file, columns=DETECTIONS.names)
             metadata = table.schema.metadata
-            yield table.cast(DETECTIONS.with_metadata(metadata))
+            table = table.cast(DETECTIONS.with_metadata(metadata))
+            counts = [pc.list_value_length(table[name]) for name in ("boxes", "scores", "labels")]
+            if not counts[0] == counts[1] == counts[2]:
+                raise ValueError("an image has another number of boxes than of scores or labels")
+            yield table
         except (pa.ArrowException, ValueError, OSError) as error:
             raise InputError(
-                file, f"is not a table of detections ({str(error)[:200]})", "Write it with experiments/predict.py"
+                file,
+                f"is not a table of detections ({' '.join(str(error).split())[:200]})",
+                "Write it with experiments/predict.py",
             ) from error
 
 
@@ -252,12 +257,16 @@ def class_table(schema: pa.Schema, where: object) -> LabelSpace:
     """The class table that a DETECTIONS schema carries.
 
     Raises:
-        InputError: it carries none.
+        InputError: it carries none, or one that cannot be read.
     """
     text = (schema.metadata or {}).get(b"classes")
     if text is None:
         raise InputError(where, "its schema carries no class table", "Write it with experiments/predict.py")
-    return LabelSpace.from_json(json.loads(text))
+    try:
+        return LabelSpace.from_json(parse_json(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        problem = f"its class table cannot be read ({type(error).__name__}: {error})"
+        raise InputError(where, problem, "Write it with experiments/predict.py") from error
 
 
 def _dictionary(column: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int64]]:

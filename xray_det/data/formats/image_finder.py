@@ -62,9 +62,8 @@ class ImageFinder:
         if dropped and dropped >= len(name.parts):
             return None
         path = folder.joinpath(*name.parts[dropped:])
-        return (
-            path.relative_to(self.root).as_posix() if os.path.isfile(path) else None
-        )  # False where the name is too long
+        there = os.path.isfile(path)  # False also where the name is too long for a file
+        return path.relative_to(self.root).as_posix() if there else None
 
 
 def _structural(folder: str) -> bool:
