@@ -31,6 +31,8 @@ from xray_det import storage
 from xray_det.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
     from xray_det.evaluation.comparison import Comparison

@@ -86,10 +86,10 @@ class Journal:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Parameters, flat: ``{"phases.1.sampling.lam": 0.7}``. See ``flatten`` for a nested config."""
-        self._append({"params": {key: str(value) for key, value in values.items()}})
+        self._append({"params": {key: display.lines(value) for key, value in values.items()}})
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        self._append({"tags": {key: str(value) for key, value in values.items()}})
+        self._append({"tags": {key: display.lines(value) for key, value in values.items()}})
 
     def figure(self, name: str, figure: "Figure") -> str:
         """Save a matplotlib figure as artifact ``figures/NAME`` (.png unless the name says otherwise); its address."""

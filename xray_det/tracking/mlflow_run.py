@@ -327,7 +327,7 @@ def entity_key(key: str) -> str:
     clean = "/".join(part.strip(".") or "_" for part in clean.split("/"))
     if clean == key and 0 < len(key) <= KEY_CHARACTERS:
         return key
-    return f"{clean[: KEY_CHARACTERS - 5]}_{hashlib.sha256(key.encode()).hexdigest()[:4]}"
+    return f"{clean[: KEY_CHARACTERS - 5]}_{hashlib.sha256(key.encode(errors='replace')).hexdigest()[:4]}"
 
 
 @contextmanager
