@@ -72,6 +72,11 @@ def _escape(record: logging.LogRecord) -> bool:
 class _Console(Console):
     """Shows every text as it is written: no markup, no emoji codes, no colours for numbers, nothing obeyed."""
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's; lines are left to the terminal to break: a path that is broken here cannot be copied."""
+        ours = any(isinstance(one, str | Text | RichTable) for one in objects)
+        super().print(*objects, **{"soft_wrap": ours, **options})
+
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
 
@@ -149,8 +154,8 @@ class Table(RichTable):
         self, cells: Sequence[Sequence[Text]], chosen: Sequence[int], widths: Sequence[int], *, first: bool
     ) -> RichTable:
         made = RichTable(
-            title=None if self.title is None or not first else _as_text(self.title),
-            caption=None if self.caption is None or not first else _as_text(self.caption),
+            title=_as_text(self.title) if self.title and first else None,
+            caption=_as_text(self.caption) if self.caption and first else None,
             box=self.box,
             padding=self.padding,
             show_edge=self.show_edge,
@@ -164,7 +169,7 @@ class Table(RichTable):
 
 def _as_text(value: RenderableType) -> Text:
     """Text of a caller's own, with a style or of several lines, is of printable parts already."""
-    return value if isinstance(value, Text) else Text(printable(value))
+    return value if isinstance(value, Text) else Text(printable(value), no_wrap=False, overflow="fold")
 
 
 def _shared(widest: Sequence[int], least: Sequence[int], room: int) -> list[int]:

@@ -25,6 +25,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -257,7 +258,7 @@ def read_bytes(uri: str | os.PathLike[str], start: int = 0) -> bytes:
         return bytes(stream.read())
 
 
-def open_file(path: str | os.PathLike[str], most_bytes: int | None = None) -> BinaryIO:
+def open_file(path: str | os.PathLike[str], most_bytes: int | None = None) -> BufferedReader:
     """Open a user's local file to read. Every such file is opened here: a pipe would wait for ever, a device never end.
 
     Args:

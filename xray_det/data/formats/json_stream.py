@@ -80,18 +80,20 @@ class _Reader:
     def __init__(self, path: Path, stream: BinaryIO, window: int) -> None:
         self.path, self.stream, self.window = path, stream, window
         self.data, self.at, self.base = b"", 0, 0  # base: where in the file data[0] stands
-        self.ended, self.limit = False, -1
+        self.ended, self.limit, self.hole = False, -1, False
 
     def more(self) -> bool:
         """Read on by a window, or by as much as is in memory if that is more; False at the end of the file."""
         if self.limit == 0 or self.ended:
             return False
         self.limit -= 1
-        self.base += self.at
         rest = self.data[self.at :]
-        fresh = self.stream.read(max(self.window, len(rest)))
-        if (hole := fresh.find(b"\0")) >= 0:  # of a sparse file, it would fill the memory
-            raise self.fail("not JSON: a zero byte", self.at + len(rest) + hole)
+        # a zero byte ends the text: the hole of a sparse file would fill the memory
+        fresh, zero, _ = self.stream.read(0 if self.hole else max(self.window, len(rest))).partition(b"\0")
+        if self.hole or (zero and not fresh):
+            raise self.fail("not JSON: a zero byte", len(self.data))
+        self.hole = bool(zero)
+        self.base += self.at
         self.ended = not fresh
         self.data, self.at = rest + fresh, 0
         return bool(fresh)

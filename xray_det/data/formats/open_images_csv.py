@@ -162,7 +162,7 @@ def _rows(lines: Iterable[str], file: Path) -> Iterator[list[str]]:
         yield from reader
     except csv.Error as error:
         problem, remedy = f"not CSV ({error})", "Close its quotes, and shorten fields"
-        raise InputError(f"{file}: line {reader.line_num + 1}", problem, remedy) from error
+        raise InputError(f"{file}: line {reader.line_num}", problem, remedy) from error
 
 
 def read_hierarchy(file: Path) -> dict[str, Any]:
