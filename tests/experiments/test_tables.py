@@ -87,7 +87,7 @@ def test_compare() -> None:
 
     found = compare([run(1), run(2)])
     numbers = (*str(found.spreads(0)["AP"]).split(), *str(found.variants[1].cost).split())
-    check(printed(load("compare"), "show", found), *numbers)
+    check(printed(load("compare"), "show", found), *numbers, names=SHOWN[1:])
 
 
 def test_train() -> None:
@@ -98,11 +98,13 @@ def test_train() -> None:
 
     selection = Selection(folder="/d")
     experiment = Experiment(name=LONG, data=Data(train=(selection,), val=(selection,)), phases=(Phase(), Phase()))
-    validations = ({"val/AP": 0.1234, "val/cup[/]": 0.5}, {"val/Ba$$in": 0.5})
+    validations = ({"val/AP": 0.1234, "val/[red]": 0.5}, {"val/Ba$$in": 0.5})
     done = RunResult(
         folder="/r", weights=PATH, phases=(PATH + "0", PATH + "1"), steps=3, metrics={}, validations=validations
     )
-    check(printed(load("train"), "conclude", experiment, done), PATH + "0", PATH + "1", "12.3", names=SHOWN[:2])
+    check(
+        printed(load("train"), "conclude", experiment, done), PATH + "0", PATH + "1", "12.3", names=("[red]", "Ba$$in")
+    )
 
 
 def test_quickstart() -> None:
