@@ -69,6 +69,12 @@ def test_letters_without_a_font_are_one_hint(
     ]
 
 
+def test_boxes_count_as_no_letters(fresh: None) -> None:
+    """matplotlib ships a font with a box for any letter; no font has one for a noncharacter."""
+    assert font_paths("\U0001fffe") == [lettering._own()]
+    assert lettering._hint.cache_info().currsize == 1
+
+
 def test_letters_come_from_the_font_that_has_them(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """matplotlib ships fonts with letters that its first one lacks; they stand for a Chinese font here."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

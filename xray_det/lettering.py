@@ -78,11 +78,12 @@ def _own() -> str:
 
 @lru_cache(maxsize=1)
 def _names() -> dict[str, str]:
-    """Path -> family of the installed upright fonts of ordinary weight."""
+    """Path -> family of the installed upright fonts of ordinary weight, without Last Resort, which has a box for each
+    letter that there is."""
     from matplotlib.font_manager import fontManager
 
-    found = {font.fname: font.name for font in fontManager.ttflist if font.style == "normal" and font.weight == 400}
-    return {_own(): "DejaVu Sans"} | found
+    upright = (font for font in fontManager.ttflist if font.style == "normal" and font.weight == 400)
+    return {_own(): "DejaVu Sans"} | {font.fname: font.name for font in upright if "Last Resort" not in font.name}
 
 
 @lru_cache(maxsize=1024)
