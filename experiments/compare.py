@@ -22,7 +22,6 @@ Cost: seconds, and five more where MLflow is asked.
 import hashlib
 import os
 import sys
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +31,8 @@ from xray_det import storage
 from xray_det.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
     from xray_det.evaluation.comparison import Comparison
@@ -59,20 +60,18 @@ class Args:
 
 def main(args: Args) -> None:
     """Find the runs, compare them, print, write, log."""
-    from rich.console import Console
-
+    from xray_det.display import printable, terminal
     from xray_det.evaluation.comparison import compare
-    from xray_det.evaluation.figures import printable
     from xray_det.tracking.records import read_run
     from xray_det.tracking.resolve import Resolver
 
-    console = Console(highlight=False, markup=False)
+    console = terminal()
     resolver = Resolver(args.tracking, args.experiment)
     folders = resolver.folders(args.runs)
     comparison = compare([read_run(folder) for folder in folders], args.set)
     show(comparison, console)
     for note in (*resolver.notes, *comparison.notes):
-        console.print(f"- {printable(note, 1000)}")
+        console.print(f"- {printable(note, 1000)}", soft_wrap=True)
     parent = resolver.common_parent(folders)
     digest = hashlib.sha256("\n".join(folders).encode()).hexdigest()[:8]
     default = storage.join(parent, "compare") if parent else storage.join(storage.home(), "comparisons", digest)
@@ -87,43 +86,37 @@ def main(args: Args) -> None:
 
 def show(comparison: "Comparison", console: "Console") -> None:
     """Bands and cost, below each name what differs; for each set how many classes moved, and which most."""
-    from rich.table import Column, Table
     from rich.text import Text
 
+    from xray_det.display import Table, printable
     from xray_det.evaluation.comparison import COLUMNS
-    from xray_det.evaluation.figures import printable
 
-    def text(value: str) -> Text:  # names are anybody's: no markup, no codes
-        return Text(printable(value))
+    def on_lines(texts: "Iterable[str]") -> Text:
+        return Text("\n".join(map(printable, texts)))
 
-    table = Table(
-        "", Column("run", overflow="fold"), *COLUMNS, "cost", title=text(f"AP on {', '.join(comparison.headline)}")
-    )
-    several = any(len(variant.runs) > 1 for variant in comparison.variants)
+    table = Table("", "run", *COLUMNS, "cost", keys=2, title=f"AP on {', '.join(comparison.headline)}")
     for column in table.columns[2:]:
         column.justify = "right"
-    for column in table.columns[2:-1]:
-        column.min_width = len("45.1-45.9") if several else len("45.5")
     for number, variant in enumerate(comparison.variants):
         lines = [f"{path}={value}" for path, value in variant.changes.items()]
         more = [f"and {len(lines) - PARAMETERS} more"] if len(lines) > PARAMETERS else []
-        name = Text("\n").join(text(line) for line in (variant.label, *lines[:PARAMETERS], *more))
-        values = [str(spread).replace(" (", "\n").rstrip(")") for spread in comparison.spreads(number).values()]
+        name = on_lines((variant.label, *lines[:PARAMETERS], *more))
+        values = [on_lines(str(spread).rstrip(")").split(" (")) for spread in comparison.spreads(number).values()]
         table.add_row(str(number + 1), name, *values, str(variant.cost or "-"))
     console.print(table)
     for key, classes in comparison.tables.items():
         title = f"{key}: {len(classes.names)} classes against {comparison.variants[0].label}"
-        moved = Table("", "run", "rose", "fell", "beyond seeds", "most gained", "most lost", title=text(title))
+        moved = Table("", "run", "rose", "fell", "beyond seeds", "most gained", "most lost", keys=2, title=title)
         for column in moved.columns[2:5]:
             column.justify = "right"
         for number, variant in enumerate(comparison.variants[1:], start=1):
             against = classes.against(number)
             named = [
-                Text("\n").join(text(f"{classes.names[row]} {100 * against.difference[row]:+.1f}") for row in rows)
+                on_lines(f"{classes.names[row]} {100 * against.difference[row]:+.1f}" for row in rows)
                 for rows in against.largest(CLASSES)
             ]
             counts = [str(n) if n is not None else "-" for n in (against.rose, against.fell, against.beyond)]
-            moved.add_row(str(number + 1), text(variant.label), *counts, *named)
+            moved.add_row(str(number + 1), variant.label, *counts, *named)
         console.print(moved)
 
 
@@ -131,11 +124,9 @@ def render(comparison: "Comparison") -> dict[str, bytes]:
     """The report's files by name."""
     from xray_det.evaluation.comparison_figure import sheet
     from xray_det.evaluation.comparison_html import page
-    from xray_det.evaluation.figures import png
+    from xray_det.lettering import figure_bytes
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in letters that the font lacks; the page has them
-        image = png(sheet(comparison))
+    image = figure_bytes(sheet(comparison))
     return {"report.html": page(comparison, image).encode(), "report.png": image}
 
 

@@ -53,15 +53,15 @@ class Args:
 
 def main(args: Args) -> None:
     """Print the tables, write the figures and the JSON."""
-    from rich.console import Console
-
     from xray_det.data.figures import confusions, histograms, long_tail, sampling_views
     from xray_det.data.label_report import LabelReport
     from xray_det.data.manifest import TRAINING, Manifest
     from xray_det.data.report import class_table, statistics_table
     from xray_det.data.statistics import measure
     from xray_det.data.views import Views, read_image_classes, views_tables
-    from xray_det.storage import home, write_bytes
+    from xray_det.display import terminal
+    from xray_det.lettering import figure_bytes
+    from xray_det.storage import file_name, home, write_bytes
 
     if not args.folders:
         raise InputError("FOLDER", "no dataset given", "Give the folders of one or more ingested datasets")
@@ -78,7 +78,7 @@ def main(args: Args) -> None:
         for name, manifest in manifests.items()
     }
 
-    console = Console(highlight=False)
+    console = terminal()
     console.print(statistics_table(found))
     for name, manifest in manifests.items():
         console.print(class_table(manifest, found[name]), *labels[name].tables())
@@ -92,9 +92,9 @@ def main(args: Args) -> None:
     out = args.out or home() / "figures"
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        file = out / f"{name.replace('/', '_')}.png"
-        figure.savefig(file, dpi=120)
-        console.print(f"wrote {file}")
+        file = out / file_name(f"{name}.png")
+        file.write_bytes(figure_bytes(figure))
+        console.print(f"wrote {file}", soft_wrap=True)
     if args.json is not None:
         numbers: dict[str, Any] = {
             name: {"classes": list(manifests[name].space.names)}

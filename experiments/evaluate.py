@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from xray_det import storage
+from xray_det.display import printable
 from xray_det.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def main(args: Args) -> None:
     storage.write_bytes(storage.join(out, "classes.csv"), class_table(scored).encode())
     show(scored)
     figures = draw(scored, out)
-    print(f"scores and figures: {out}")
+    print(printable(f"scores and figures: {out}"))
     if args.run is not None:
         track(args.run, scored, figures)
 
@@ -144,7 +145,8 @@ def split_of(folder: str, asked: str | None) -> str | None:
         return None if asked == "all" else asked
     manifest = Manifest.load(folder)
     split = manifest.first_split(*VALIDATION)
-    print(f"{manifest.name}: evaluating {f'the split {split}' if split else 'every image (it has no val or test)'}")
+    what = f"the split {split}" if split else "every image (it has no val or test)"
+    print(printable(f"{manifest.name}: evaluating {what}"))
     return split
 
 
@@ -161,11 +163,10 @@ def score(
     dataset = Manifest.load(selection.folder)
     trained = trained_on(weights)
     if trained is None:
-        print(
-            f"{dataset.name}: the training data are not there; bands go by this dataset's own images", file=sys.stderr
-        )
+        told = f"{dataset.name}: the training data are not there; bands go by this dataset's own images"
+        print(printable(told), file=sys.stderr)
     for sentence in also_trained_on(trained or (), [(dataset, selection.split)]):
-        print(f"warning: {sentence}", file=sys.stderr)
+        print(printable(f"warning: {sentence}"), file=sys.stderr)
     counts = trained_counts(prediction.space, trained or [(dataset, None)], dataset)
     results = assess(prediction, selection, protocols)
     return [
@@ -193,22 +194,25 @@ def trained_on(weights: str) -> "list[tuple[Any, str | None]] | None":
 def show(scored: list[Scored]) -> None:
     """One table a protocol, a column a dataset; and the classes of each dataset, by falling training count."""
     import numpy as np
-    from rich.console import Console
-    from rich.table import Column, Table
 
-    console = Console()
+    from xray_det.display import Table, terminal
+
+    console = terminal()
     for protocol in dict.fromkeys(one.protocol for one in scored):
         rows = [one for one in scored if one.protocol == protocol]
         names = list(dict.fromkeys(name for one in rows for name in {**one.result.metrics, **one.bands}))
-        table = Table(*(Column(name, overflow="fold") for name in ("metric", *(one.dataset for one in rows))))
-        table.title = protocol
+        table = Table("metric", *(one.dataset for one in rows), title=protocol)
+        for column in table.columns[1:]:
+            column.justify = "right"
         for n in names:
             table.add_row(n, *(f"{one.metrics[n]:.3f}" if n in one.metrics else "-" for one in rows))
         console.print(table)
     for dataset in dict.fromkeys(one.dataset for one in scored):
         own = [one for one in scored if one.dataset == dataset]
         columns = ("rank", "class", "training images", *(f"AP {one.protocol} (boxes)" for one in own))
-        table = Table(*(Column(name, overflow="fold") for name in columns), title=dataset)
+        table = Table(*columns, keys=2, title=dataset)
+        for column in (table.columns[0], *table.columns[2:]):
+            column.justify = "right"
         for rank, row in enumerate(np.argsort(-own[0].counts, kind="stable"), 1):
             pairs = [(one.result.ap[row], one.result.boxes[row]) for one in own]
             if not np.isnan([ap for ap, _ in pairs]).all():
@@ -237,7 +241,8 @@ def class_table(scored: list[Scored]) -> str:
 
 def draw(scored: list[Scored], out: str) -> dict[str, bytes]:
     """Figures as PNG, written to OUT/figures: precision against recall, and average precision by frequency."""
-    from xray_det.evaluation.figures import by_frequency, png, precision_recall
+    from xray_det.evaluation.figures import by_frequency, precision_recall
+    from xray_det.lettering import figure_bytes
 
     drawn: dict[str, bytes] = {}
     for one in scored:
@@ -246,8 +251,8 @@ def draw(scored: list[Scored], out: str) -> dict[str, bytes]:
             "by_frequency": by_frequency({one.dataset: one.result}, one.counts),
         }
         for kind, figure in figures.items():
-            name = f"{one.dataset}_{one.protocol}_{kind}.png"
-            drawn[name] = png(figure)
+            name = storage.file_name(f"{one.dataset}_{one.protocol}_{kind}.png")
+            drawn[name] = figure_bytes(figure)
             storage.write_bytes(storage.join(out, "figures", name), drawn[name])
     return drawn
 

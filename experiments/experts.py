@@ -120,9 +120,9 @@ class Args(Placed):
 
 def main(args: Args) -> None:
     """Train, combine, measure, print; what is done is not done again."""
-    from rich.console import Console
+    from xray_det.display import terminal
 
-    console, name = Console(highlight=False), called(args, "experts", smoke=args.smoke)
+    console, name = terminal(), called(args, "experts", smoke=args.smoke)
     if not args.general:
         args = of_the_claims(args, console)
     if len(args.general) == 1:
@@ -132,7 +132,11 @@ def main(args: Args) -> None:
     runs = args.out or storage.join(storage.home(), "runs")
     text, address = over_seeds(found), storage.join(args.results or runs, f"{name}.md")
     storage.write_bytes(address, text.encode())
-    console.print(text, f"table: {address}", sep="\n", markup=False, soft_wrap=True)
+    from rich.text import Text
+
+    from xray_det.display import lines
+
+    console.print(Text(lines(text)), f"table: {address}", sep="\n", soft_wrap=True)
 
 
 def of_the_claims(args: Args, console: "Console") -> Args:
@@ -350,7 +354,7 @@ def read_scores(value: dict[str, Any]) -> "Scores":
 
 def conclude(result: dict[str, Any], console: "Console") -> None:
     """A table a dataset of the images reported on."""
-    from rich.table import Table
+    from xray_det.display import Table
 
     reported = "test" if "test" in result["scores"] else "val"
     for scores in map(read_scores, result["scores"][reported]):

@@ -73,10 +73,9 @@ class Args:
 
 def main(args: Args) -> None:
     """Ingest, print the report, write the JSON."""
-    from rich.console import Console
-
     from xray_det.data.ingest import How, ingest_published
     from xray_det.data.report import repair_report
+    from xray_det.display import terminal
     from xray_det.storage import write_bytes
 
     how = How(
@@ -88,7 +87,7 @@ def main(args: Args) -> None:
         max_quarantined=args.max_quarantined,
     )
     manifest = ingest_published(args.source, args.out, how, format=args.format)
-    Console(highlight=False).print(*repair_report(manifest), sep="\n")
+    terminal().print(*repair_report(manifest), sep="\n")
     if args.json is not None:
         numbers = {
             "images": manifest.images,

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from xray_det import storage
+from xray_det.display import printable
 from xray_det.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,13 +83,13 @@ def main(args: Args) -> None:
         limits=needed([(manifest, all_protocols(manifest)) for manifest in manifests], space),
         settings=Predicting(batch=args.batch, device=args.device, precision=args.precision),
     )
-    print(f"{'detections':12} {args.out}")
+    print(printable(f"{'detections':12} {args.out}"))
     for selection, manifest in zip(selections, manifests, strict=True):
         if args.coco_json and "://" not in args.out:
-            print(f"{'COCO JSON':12} {write_coco_json(prediction, selection, args.out)}")
+            print(printable(f"{'COCO JSON':12} {write_coco_json(prediction, selection, args.out)}"))
         if args.pictures > 0:
-            address = storage.join(args.out, f"{manifest.name}.png")
-            print(f"{'pictures':12} {draw(prediction, selection, args, address)}")
+            address = storage.join(args.out, storage.file_name(f"{manifest.name}.png"))
+            print(printable(f"{'pictures':12} {draw(prediction, selection, args, address)}"))
 
 
 def write_coco_json(prediction: "Prediction", selection: "Selection", out: str) -> str:
@@ -101,7 +102,7 @@ def write_coco_json(prediction: "Prediction", selection: "Selection", out: str) 
 
     manifest = Manifest.load(selection.folder)
     rows = dataset_rows(prediction.space, manifest.space, manifest.name)
-    path = Path(out) / f"{manifest.name}.coco.json"
+    path = Path(out) / storage.file_name(f"{manifest.name}.coco.json")
     tables = (relabelled(table, rows, manifest.space) for table in prediction.tables(manifest.name))
     write_coco_results(tables, path, manifest.space)
     return str(path)

@@ -44,8 +44,9 @@ from xray_det.orchestrate.command_line import Told, configure
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
+    from xray_det.display import Table
     from xray_det.orchestrate.verdicts import Finding
 
 #: More columns than this a terminal does not hold; then nodes without a problem share one.
@@ -68,9 +69,8 @@ class Args(Told):
 
 def main(args: Args) -> bool:
     """Look, print, and tell whether nothing failed."""
-    from rich.console import Console
-
     from xray_det.data.cluster import connect
+    from xray_det.display import terminal
     from xray_det.orchestrate.preflight import preflight
     from xray_det.train.phase import Phase
 
@@ -89,26 +89,30 @@ def main(args: Args) -> bool:
     if args.json is not None:
         document = {"ok": not failed, "seconds": seconds, "findings": [asdict(finding) for finding in findings]}
         args.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    show(findings, seconds, Console(highlight=False))
+    show(findings, seconds, terminal())
     return not failed
 
 
 def show(findings: "Sequence[Finding]", seconds: float, console: "Console") -> None:
     """The table, then a paragraph for each finding that is no ok."""
+    from rich.text import Text
+
+    from xray_det.display import lines
+
     console.print(table(findings))
     for finding in findings:
         if finding.ok is not True:
-            word = "[red]failed[/]" if finding.ok is False else "[yellow]warning[/]"
-            text = f"{finding.check}, {finding.where}: {finding.detail}"
-            console.print(f"{word} {escaped(text)}\n        {escaped(finding.remedy)}", soft_wrap=True)
+            text = f" {finding.check}, {finding.where}: {finding.detail}"
+            console.print(
+                Text.assemble(word(finding.ok), lines(text), "\n        ", lines(finding.remedy)), soft_wrap=True
+            )
     counts = [sum(finding.ok is kind for finding in findings) for kind in (True, None, False)]
     console.print("{} ok, {} warnings, {} failed".format(*counts) + f", in {seconds:.1f} s")
 
 
 def table(findings: "Sequence[Finding]") -> "Table":
     """Rows are checks, columns nodes: the worst of what was found."""
-    from rich.table import Table
-
+    from xray_det.display import Table
     from xray_det.orchestrate.preflight import CHECKS
 
     names = [finding.where for finding in findings if finding.check == "nodes"]
@@ -125,20 +129,16 @@ def table(findings: "Sequence[Finding]") -> "Table":
     return made
 
 
-def cell(findings: "Sequence[Finding]") -> str:
+def cell(findings: "Sequence[Finding]") -> "Text | str":
     """The worst of some findings as a coloured word."""
-    if not findings:
-        return ""
-    if any(finding.ok is False for finding in findings):
-        return "[red]failed[/]"
-    return "[yellow]warning[/]" if any(finding.ok is None for finding in findings) else "[green]ok[/]"
+    return word(min((finding.ok for finding in findings), key=(False, None, True).index)) if findings else ""
 
 
-def escaped(text: str) -> str:
-    """Square brackets as they are, not as colours."""
-    from rich.markup import escape
+def word(ok: bool | None) -> "Text":
+    """How a finding is called, in its colour."""
+    from rich.text import Text
 
-    return escape(text)
+    return {True: Text("ok", "green"), None: Text("warning", "yellow"), False: Text("failed", "red")}[ok]
 
 
 if __name__ == "__main__":

@@ -83,12 +83,11 @@ class Args:
 
 def main(args: Args) -> None:
     """Ingest, describe, train, measure, report; what is done already is not done again."""
-    from rich.console import Console
-
+    from xray_det.display import terminal
     from xray_det.orchestrate.experiment import prepare
     from xray_det.orchestrate.run_folder import RunFolder
 
-    console = Console(highlight=False)
+    console = terminal()
     datasets = ingested(args, console)
     experiment = configure(args, datasets).absolute()
     prepared = prepare(experiment)
@@ -131,7 +130,7 @@ def describe(datasets: "list[Manifest]", folder: str, console: "Console") -> Non
     from xray_det.data.figures import histograms, long_tail
     from xray_det.data.report import class_table, statistics_table
     from xray_det.data.statistics import measure
-    from xray_det.evaluation.figures import png
+    from xray_det.lettering import figure_bytes
 
     found = {m.name: measure(m) for m in datasets}
     console.print(statistics_table(found))
@@ -141,8 +140,8 @@ def describe(datasets: "list[Manifest]", folder: str, console: "Console") -> Non
     figures = {f"histograms_{name}": histograms(name, statistics) for name, statistics in found.items()}
     figures["long_tail"] = long_tail(counts, {m.name: m.space.names for m in datasets})
     for name, figure in figures.items():
-        storage.write_bytes(storage.join(folder, f"{name}.png"), png(figure))
-    console.print(f"figures of the data: {storage.join(folder, 'long_tail.png')}")
+        storage.write_bytes(storage.join(folder, f"{name}.png"), figure_bytes(figure))
+    console.print(f"figures of the data: {storage.join(folder, 'long_tail.png')}", soft_wrap=True)
 
 
 def configure(args: Args, datasets: "list[Manifest]") -> "Experiment":
@@ -192,9 +191,9 @@ def choose(datasets: "list[Manifest]", splits: tuple[str, ...]) -> "tuple[Select
 
 def show_classes(lines: list[str], console: "Console") -> None:
     """The united label space: its size, and the first classes that were joined or renamed."""
-    console.print(f"[bold]label spaces united[/bold]: {lines[0]}; {len(lines) - 1} of several datasets or names")
+    console.print(f"label spaces united: {lines[0]}; {len(lines) - 1} of several datasets or names")
     for line in lines[1:6]:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
     if len(lines) > 6:
         console.print("  …")
 
@@ -229,7 +228,8 @@ def train_and_measure(experiment: "Experiment", folder: "RunFolder", console: "C
 
 def measured(experiment: "Experiment", folder: "RunFolder", tracker: "Tracker") -> list[dict[str, Any]]:
     """A row for each phase, validation set and protocol; AP by class of both phases to files and the tracker."""
-    from xray_det.evaluation.figures import classes_by_frequency, png
+    from xray_det.evaluation.figures import classes_by_frequency
+    from xray_det.lettering import figure_bytes
     from xray_det.orchestrate.validation import read_measured
 
     rows: list[dict[str, Any]] = []
@@ -245,7 +245,7 @@ def measured(experiment: "Experiment", folder: "RunFolder", tracker: "Tracker") 
             classes.setdefault(key, {})[f"phase {number + 1}"] = of_classes
     for key, phases in classes.items():
         figure, name = classes_by_frequency(phases), f"by_frequency_{key.replace('/', '_')}.png"
-        storage.write_bytes(folder.path("pictures", name), png(figure))
+        storage.write_bytes(folder.path("pictures", name), figure_bytes(figure))
         tracker.figure(name, figure)
     return rows
 
@@ -270,9 +270,9 @@ def draw(experiment: "Experiment", folder: "RunFolder", tracker: "Tracker") -> s
 
 def conclude(result: dict[str, Any], console: "Console") -> None:
     """The one table, and where everything is."""
-    from rich.table import Table
+    from xray_det.display import Table
 
-    table = Table("phase", "dataset", "protocol", "AP", "AP50", "head", "middle", "tail", title=result["name"])
+    table = Table("phase", "dataset", "protocol", "AP", "AP50", "head", "middle", "tail", keys=3, title=result["name"])
     for column in table.columns[3:]:
         column.justify = "right"
     for row in result["rows"]:
@@ -281,7 +281,7 @@ def conclude(result: dict[str, Any], console: "Console") -> None:
         table.add_row(str(row["phase"]), row["dataset"], row["protocol"], *(f"{100 * value:.1f}" for value in shown))
     console.print(table)
     for sentence in result["same_images"]:
-        console.print(sentence, markup=False, soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
     for name, value in (("weights", "weights"), ("pictures", "pictures"), ("MLflow", "run")):
         console.print(f"{name:9} {result[value]}", soft_wrap=True)
     console.print("open the MLflow UI with: make ui")

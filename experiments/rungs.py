@@ -132,11 +132,12 @@ def main(args: Args) -> None:
         args = replace(args, epochs=(1, 2), rungs=(0.5,))
     found = conduct(args, "rungs", arms(args, natural(args)), lambda found: conclusions(args, found), METRICS)
     if not args.smoke:
-        from xray_det.evaluation.figures import png
+        from xray_det.display import printable
+        from xray_det.lettering import figure_bytes
 
         address = storage.join(runs(args), called(args, "rungs", smoke=args.smoke), "rungs.png")
-        storage.write_bytes(address, png(draw(grid_of(args, found)), dpi=110))
-        print(f"figure: {address}")
+        storage.write_bytes(address, figure_bytes(draw(grid_of(args, found)), dpi=110))
+        print(printable(f"figure: {address}"))
 
 
 # What is trained

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from xray_det.display import printable
 from xray_det.errors import InputError
 
 if TYPE_CHECKING:
@@ -167,22 +168,24 @@ def _counts(truth: "Truth", detected: "Detected", layout: str) -> str:
 
 def _print(result: "Result") -> None:
     import numpy as np
-    from rich.console import Console
-    from rich.table import Table
 
-    console = Console()
+    from xray_det.display import Table, terminal
+
     table = Table("metric", "value", title=result.protocol)
     for name, value in result.metrics.items():
         table.add_row(name, f"{value:.6f}")
-    console.print(table)
-    classes = Table("rank", "class", "boxes", "AP", title="average precision a class, by falling boxes of the truth")
+    classes = Table(
+        "rank", "class", "boxes", "AP", keys=2, title="average precision a class, by falling boxes of the truth"
+    )
+    for column in (table.columns[1], classes.columns[0], *classes.columns[2:]):
+        column.justify = "right"
     keys = list(result.per_class)
     for rank, row in enumerate(np.argsort(-result.boxes, kind="stable"), 1):
         if not np.isnan(result.ap[row]):
             key, name = keys[row], result.space.names[row]
             shown = key if key == name else f"{key} {name}"
             classes.add_row(str(rank), shown, str(result.boxes[row]), f"{result.ap[row]:.6f}")
-    console.print(classes)
+    terminal().print(table, classes)
 
 
 def main(args: Protocol) -> None:
@@ -196,7 +199,7 @@ def main(args: Protocol) -> None:
     except InputError as error:
         sys.exit(f"score.py: {error}")
     for note in notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     _print(result)
 
 

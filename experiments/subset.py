@@ -53,13 +53,11 @@ class Args:
 def main(args: Args) -> None:
     """Choose, write, and print the shares before and after."""
     import numpy as np
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from xray_det.data.manifest import TRAINING, Manifest
     from xray_det.data.statistics import measure
     from xray_det.data.subset import shares, subset
+    from xray_det.display import Table, printable, terminal
     from xray_det.labels.frequency import bands
     from xray_det.orchestrate.command_line import read_ranks
     from xray_det.storage import write_bytes
@@ -70,7 +68,10 @@ def main(args: Args) -> None:
     made = subset(args.folder, args.out, args.images, ranks=ranks, split=args.split, seed=args.seed, name=args.name)
     whole, names = Manifest.load(args.folder), made.space.names
     if ranks is not None and whole.first_split(*TRAINING) is None:
-        print(f"{whole.name} has no split train or trainval: ranks are by the boxes of all its images", file=sys.stderr)
+        print(
+            printable(f"{whole.name} has no split train or trainval: ranks are by the boxes of all its images"),
+            file=sys.stderr,
+        )
     was, after = measure(whole, args.split), measure(made).instance_counts
     before = was.instance_counts[[whole.space.row_of_name[name] for name in names]]
     found = shares(before, after)
@@ -81,12 +82,10 @@ def main(args: Args) -> None:
         if len(rows):
             off = np.abs(found["change"][rows] - 1)
             cells = [f"{before[rows].sum():,}", f"{after[rows].sum():,}"]
-            worst = escape(names[rows[int(off.argmax())]])
+            worst = names[rows[int(off.argmax())]]
             table.add_row(band, f"{len(rows):,}", *cells, f"{np.median(off):.2%}", f"{off.max():.2%}", worst)
-    console = Console(highlight=False)
-    console.print(
-        f"{escape(made.name)} (fingerprint {made.fingerprint}): {made.images:,} of {int(was.images):,} images"
-    )
+    console = terminal()
+    console.print(f"{made.name} (fingerprint {made.fingerprint}): {made.images:,} of {int(was.images):,} images")
     console.print(table)
     if args.json is not None:
         columns = {side: [None if np.isnan(x) else float(x) for x in found[side]] for side in ("before", "after")}

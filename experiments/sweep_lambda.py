@@ -66,13 +66,12 @@ class Args(Told):
 
 def main(args: Args) -> None:
     """Sweep, and print what was found."""
-    from rich.console import Console
-
     from xray_det.data.sampling import SoftBalance
+    from xray_det.display import terminal
     from xray_det.orchestrate.results import results_table
     from xray_det.train.phase import Phase
 
-    console = Console(highlight=False)
+    console = terminal()
     natural, balanced = Phase(), Phase(sampling=SoftBalance())
     if args.config is None:
         args = replace(args, set=("validation.every=1", *args.set))

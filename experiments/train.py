@@ -63,9 +63,9 @@ class Args(Told):
 
 def main(args: Args) -> None:
     """Train and print the table, or do what --show or --replay asks for."""
-    from rich.console import Console
+    from xray_det.display import terminal
 
-    console = Console(highlight=False)
+    console = terminal()
     if args.replay is not None:
         replay_step(args.replay, console)
         return
@@ -101,17 +101,18 @@ def run(args: Args, experiment: "Experiment", console: "Console") -> "Result":
 
 def conclude(experiment: "Experiment", result: "Result", console: "Console") -> None:
     """The table of phases, and where everything is."""
-    from rich.table import Table
+    from xray_det.display import Table
 
-    table = Table(
-        "phase", "length", "sampling", "lr", "measured", "weights", title=f"{experiment.name}: {result.steps} steps"
-    )
-    for number, (phase, weights) in enumerate(zip(experiment.phases, result.phases, strict=True)):
+    title = f"{experiment.name}: {result.steps} steps"
+    table = Table("phase", "length", "sampling", "lr", "measured", title=title)
+    for number, phase in enumerate(experiment.phases):
         found = {name: value for name, value in result.validations[number].items() if name.count("/") == 1}
         measured = ", ".join(f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in found.items()) or "-"
         length = f"{phase.length:,} {phase.unit}"
-        table.add_row(str(number + 1), length, str(phase.sampling), f"{phase.lr:g}", measured, weights)
+        table.add_row(str(number + 1), length, str(phase.sampling), f"{phase.lr:g}", measured)
     console.print(table)
+    for number, weights in enumerate(result.phases, 1):
+        console.print(f"phase {number}: {weights}", soft_wrap=True)
     losses = {name: value for name, value in result.metrics.items() if name.startswith("loss")}
     console.print("last losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
     total = result.seconds.get("total", 0.0)
@@ -131,7 +132,7 @@ def replay_step(folder: str, console: "Console") -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for rank in replay(folder, lambda weights: load_detector(weights)[0], device):
-        console.print(f"rank {rank.rank}: images {', '.join(rank.image_ids)}")
+        console.print(f"rank {rank.rank}: images {', '.join(rank.image_ids)}", soft_wrap=True)
         for name, value in rank.losses.items():
             console.print(f"  loss {name}: {value:g} (in training {rank.recorded[name]:g})")
         console.print(f"  first layer whose output is not finite: {rank.first or 'none'}")

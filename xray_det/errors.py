@@ -3,6 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from xray_det.display import lines, printable
+
+#: Letters of a line: more than a path has.
+LONGEST = 5000
+
 
 class InputError(ValueError):
     """Something outside the program is wrong; the message says where, what, and how to mend it.
@@ -15,7 +20,8 @@ class InputError(ValueError):
 
     def __init__(self, where: object, problem: str, remedy: str) -> None:
         self.where, self.problem, self.remedy = str(where), problem, remedy
-        super().__init__(f"{where}: {problem}. {remedy}")
+        # names and values are anybody's
+        super().__init__(f"{printable(where, LONGEST)}: {lines(problem, LONGEST)}. {lines(remedy, LONGEST)}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Ray pickles exceptions across processes; the default would replay the joined message alone.

@@ -13,15 +13,19 @@ not mend (403, no such bucket, no such host), an InputError (Refused) says what 
 has this patience, also after pickling: give it, not an address, to libraries that take one (``pyarrow.parquet``, Ray).
 """
 
+import errno
+import hashlib
 import json
 import math
 import os
 import re
 import socket
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -38,6 +42,10 @@ PATIENCE_S: Final = 60.0
 CONNECT_S, ANSWER_S = 5.0, 10.0
 #: A file is uploaded in parts of 10 MB, sent while the next are read: this bounds how far reading may be ahead.
 BLOCK_BYTES, AHEAD_BLOCKS = 8 << 20, 4
+
+#: Of a file that is read whole to be parsed: JSON that is not streamed, XML, a list of images or classes. It takes ten
+#: times as much memory as objects; a list of ten million images stays below.
+TEXT_BYTES: Final = 256 << 20
 
 _CHECKSUMS: Final = "AWS_REQUEST_CHECKSUM_CALCULATION"
 #: Environment that decides which object store an address means.
@@ -68,9 +76,13 @@ def locate(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     File systems of object stores are made once a process.
 
     Raises:
-        InputError: not an address; its endpoint is a host nobody knows.
+        InputError: not an address, or not UTF-8; its endpoint is a host nobody knows.
     """
     text = os.fspath(uri)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(text, "the path is not UTF-8", "Rename the file or folder") from error
     if "://" not in text:
         return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
     try:
@@ -93,6 +105,16 @@ def join(uri: str | os.PathLike[str], *parts: str) -> str:
     """``uri`` with ``parts`` below it; a local path stays a plain path, options behind a ``?`` stay behind it."""
     path, mark, options = _split_options(uri)
     return "/".join([path.rstrip("/"), *parts]) + mark + options
+
+
+def file_name(text: str) -> str:
+    """A text as the name of one file: no separators and controls, of at most 200 bytes; of another one a digest too."""
+    safe = re.sub(r"[\x00-\x1f\x7f/\\]", "_", text.encode(errors="replace").decode())
+    if safe == text and len(text.encode()) <= 200 and text not in ("", ".", ".."):
+        return text
+    stem, dot, suffix = safe.rpartition(".")
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{(stem or suffix).encode()[:150].decode(errors='ignore')}-{digest}{dot}{suffix[:20] if stem else ''}"
 
 
 def below(uri: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
@@ -225,12 +247,80 @@ def read_bytes(uri: str | os.PathLike[str], start: int = 0) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: a local one cannot be read, or is no regular file.
         Refused: the object store refuses.
     """
     fs, path = locate(uri)
+    if isinstance(fs, pafs.LocalFileSystem):
+        _check_regular(path)
     with _explained(fs, uri), fs.open_input_file(path) as stream:
         stream.seek(start)
         return bytes(stream.read())
+
+
+def open_file(path: str | os.PathLike[str], most_bytes: int | None = None) -> BufferedReader:
+    """Open a user's local file to read. Every such file is opened here: a pipe would wait for ever, a device never end.
+
+    Args:
+        most_bytes: what it may hold; None: any number, for what is read a piece at a time.
+
+    Raises:
+        InputError: it cannot be read, is no regular file, or holds more; an OSError that said so is its cause.
+    """
+    try:
+        _check_regular(path, most_bytes)
+        return open(path, "rb")
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+        raise InputError(path, problem, "Give a file that can be read, or remove it") from error
+
+
+def read_file(uri: str | os.PathLike[str], most_bytes: int | None = TEXT_BYTES) -> bytes:
+    """All bytes of a user's file; ``most_bytes`` bounds a local one.
+
+    Raises:
+        InputError: as ``open_file``; Refused: the object store refuses.
+    """
+    if "://" not in os.fspath(uri):
+        with open_file(locate(uri)[1], most_bytes) as stream:
+            return stream.read()
+    try:
+        return read_bytes(uri)
+    except OSError as error:
+        raise InputError(_shown(uri), f"cannot be read ({error.strerror or error})", "Check the address") from error
+
+
+def _check_regular(path: str | os.PathLike[str], most_bytes: int | None = None) -> None:
+    """Raise OSError for what is no regular file, or for one of more bytes; FileNotFoundError where there is none.
+
+    A device is not even opened: that alone may do something.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+        kind = next((name for test, name in kinds if test(found.st_mode)), "a device")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file")
+    if most_bytes is not None and found.st_size > most_bytes:
+        raise OSError(errno.EFBIG, f"it holds {found.st_size:,} bytes, more than the {most_bytes:,} that are read")
+
+
+def parse_json(content: bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is none, is nested more deeply than Python reads, or its text holds half a character (a lone
+            surrogate), which no file and no screen takes.
+    """
+    try:
+        value = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if _SURROGATE.search(content):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def file_sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
@@ -245,33 +335,21 @@ def file_sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
     return {info.base_name: info.size for info in sorted(infos, key=lambda i: i.base_name) if info.is_file}
 
 
-def read_file(uri: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file that a person named.
+def read_json(uri: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds.
 
     Raises:
-        InputError: there is none, it is a folder, a pipe or a device (whose reading would never end), or it cannot be
-            read; Refused as ``read_bytes``.
+        InputError: there is none, it cannot be read (``read_file``), or it is not JSON (``parse_json``).
     """
-    fs, path = locate(uri)
     try:
-        kind = fs.get_file_info(path).type if isinstance(fs, pafs.LocalFileSystem) else pafs.FileType.File
-        if kind in (pafs.FileType.Directory, pafs.FileType.Unknown):
-            what = "a folder" if kind == pafs.FileType.Directory else "a pipe, a socket or a device"
-            raise InputError(path, f"is {what}, no file", "Give the path of a file")
-        return read_bytes(uri)
-    except FileNotFoundError as error:
-        raise InputError(_shown(uri), "no such file", "Check the path") from error
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror or error})"
-        raise InputError(_shown(uri), problem, "Check its permissions and the disk") from error
-
-
-def read_json(uri: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds. Raises InputError as ``read_file`` does, and for what is no JSON."""
-    content = read_file(uri)
+        content = read_file(uri)
+    except InputError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise InputError(uri, "no such file", "Check the path") from error
+        raise
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise InputError(
             uri, f"not valid JSON ({error})", "Remove the file and run the step that writes it again"
         ) from error
@@ -370,7 +448,7 @@ def _copy(file: Path, uri: str) -> None:
 
 def _blocks(file: Path) -> Iterator[bytes]:
     try:
-        with file.open("rb") as source:
+        with open_file(file) as source:
             while block := source.read(BLOCK_BYTES):
                 yield block
     except OSError as error:

@@ -45,8 +45,8 @@ class Args:
 def main(args: Args) -> None:
     """Time all and print one table."""
     import torch
-    from rich.console import Console
-    from rich.table import Table
+
+    from xray_det.display import Table, terminal
 
     torch.set_num_threads(1)
     torch.empty(31 << 20, dtype=torch.uint8)  # the C library keeps blocks up to the largest that it was given back
@@ -60,7 +60,7 @@ def main(args: Args) -> None:
                     own, theirs = _medians([run, peer], repeats)
                     row = (f"{own * 1e3:.2f}", f"{theirs * 1e3:.2f}", f"{own / theirs:.2f}")
                     table.add_row(str(classes + 1), str(precision)[6:], "1, 2" if several else "1", name, *row)
-    Console().print(table)
+    terminal().print(table)
     if args.step:
         own, whole = _share(args.classes[0], args.side, max(3, repeats // 20))
         print(f"concurrent softmax: {own * 1e3:.2f} ms of a step of {whole * 1e3:.0f} ms, {own / whole:.1%}")

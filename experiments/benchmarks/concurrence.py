@@ -63,8 +63,6 @@ class Args:
 def main(args: Args) -> None:
     import pyarrow as pa
     import ray
-    from rich.console import Console
-    from rich.table import Table
 
     from xray_det import storage
     from xray_det.data import cluster
@@ -72,6 +70,7 @@ def main(args: Args) -> None:
     from xray_det.data.concurrence import count
     from xray_det.data.manifest import FILE, Manifest
     from xray_det.data.shards import read_table
+    from xray_det.display import Table, terminal
 
     folder = storage.home() / "benchmarks" / f"concurrence-{args.scale:g}-{args.seed}"
     if not (folder / FILE).exists():
@@ -98,7 +97,7 @@ def main(args: Args) -> None:
         table.add_column(column, justify="right" if column else "left")
     table.add_row("ours", f"{ours:.1f}", "1", f"{peak[0]:.0f}", f"{len(found.count):,}", f"{found.count.sum():,}")
     table.add_row(f"peer, scaled from {len(sample):,} images", f"{its_seconds:.1f}", f"{ours / its_seconds:.4f}")
-    Console().print(table)
+    terminal().print(table)
 
 
 def peer(table: "pa.Table", classes: int) -> npt.NDArray[np.int64]:

@@ -340,10 +340,9 @@ def _measured(name: str, protocol: str, args: Args) -> Measured:
 
 
 def main(args: Args) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from xray_det.display import Table, terminal
 
-    console = Console()
+    console = terminal()
     total = int(80_000 * args.scale) * args.detections_per_image
     context = multiprocessing.get_context("spawn")
     for protocol in ("coco", "lvis"):

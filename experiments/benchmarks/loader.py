@@ -63,15 +63,13 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from xray_det.data.annotations import Selection
     from xray_det.data.augmentation import Augmentation
     from xray_det.data.cluster import start
     from xray_det.data.formats.source import open_source
     from xray_det.data.ingest import ingest
     from xray_det.data.loader import Loader, RayData, TorchWorkers
+    from xray_det.display import Table, terminal
     from xray_det.labels.supervision import Supervision
 
     table = Table(title=f"images a second; batch {args.batch}, {args.workers} workers")
@@ -105,7 +103,7 @@ def main(args: Args) -> None:
             for name, (rate, wait, cpu) in measured.items():
                 ratio = f"{measured['ours'][0] / rate:.2f}"
                 table.add_row(str(side), name, f"{rate:.0f}", ratio, f"{wait:.2f}", f"{cpu * 1e3:.2f}")
-    Console().print(table)
+    terminal().print(table)
 
 
 def measure(candidates: dict[str, Callable[[], Iterator[int]]], passes: int) -> dict[str, tuple[float, float, float]]:

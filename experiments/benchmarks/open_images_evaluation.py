@@ -224,8 +224,7 @@ def measured(row: str, args: Args, images: int, out: Any) -> None:
 
 def main(args: Args) -> None:
     """Print the table."""
-    from rich.console import Console
-    from rich.table import Table
+    from xray_det.display import Table, terminal
 
     context = multiprocessing.get_context("spawn")
     table = Table("images", "", "seconds", "times hotcoco", "peak MB", "mAP", title="Open Images evaluation")
@@ -243,7 +242,7 @@ def main(args: Args) -> None:
                 str(images), row, f"{seconds:.2f}", f"{seconds / first:.2f}", f"{megabytes:.0f}", f"{value:.12f}"
             )
         table.add_section()
-    Console().print(table)
+    terminal().print(table)
 
 
 if __name__ == "__main__":

@@ -107,14 +107,13 @@ class Args:
 
 def main(args: Args) -> None:
     """Measure and print one table."""
-    from rich.console import Console
-
     from xray_det import storage
+    from xray_det.display import terminal
 
     home = storage.home() / "benchmarks"
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="overhead-", dir=home) as scratch:
-        Console().print(table(args, measure(args, Path(scratch))))
+        terminal().print(table(args, measure(args, Path(scratch))))
 
 
 def measure(args: Args, scratch: Path) -> dict[str, Figures]:
@@ -138,7 +137,7 @@ def measure(args: Args, scratch: Path) -> dict[str, Figures]:
 
 def table(args: Args, found: dict[str, Figures]) -> Any:
     """The one table, of medians; the peer is the fastest one."""
-    from rich.table import Table
+    from xray_det.display import Table
 
     medians = {name: {what: statistics.median(v) for what, v in figures.items()} for name, figures in found.items()}
     ours, peers = medians.pop("ours"), medians

@@ -71,10 +71,9 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from xray_det.display import Table, terminal
 
-    console = Console()
+    console = terminal()
     images = int(IMAGES * args.scale)
     table = Table(title=f"one epoch of {images:,} images, class-aware")
     for column in ("sampler", "seconds", "CPU s", "MB", "time ratio", "MB ratio"):

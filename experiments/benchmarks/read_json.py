@@ -46,10 +46,8 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from xray_det import storage
+    from xray_det.display import Table, terminal
 
     file = storage.home() / "benchmarks" / f"objects365-{args.scale:g}-{args.seed}.json"
     if not file.exists():
@@ -68,7 +66,7 @@ def main(args: Args) -> None:
             raise SystemExit(f"{reader} saw {boxes} boxes, ours {best['ours'][3]}")
         ratios = f"{its_seconds / seconds:.2f}", f"{its_cpu / cpu:.2f}", f"{its_memory / memory:.1f}"
         table.add_row(reader, f"{its_seconds:.1f}", f"{its_cpu:.1f}", f"{its_memory:.0f}", *ratios)
-    Console().print(table)
+    terminal().print(table)
 
 
 def make(file: Path, scale: float, seed: int) -> None:

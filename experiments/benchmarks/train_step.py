@@ -55,9 +55,9 @@ class Args:
 def main(args: Args) -> None:
     """Time both sides and print one table."""
     import torch
-    from rich.console import Console
-    from rich.table import Table
     from tqdm import tqdm
+
+    from xray_det.display import Table, terminal
 
     torch.set_num_threads(args.threads)
     steps = max(2, round(args.steps * args.scale))
@@ -75,7 +75,7 @@ def main(args: Args) -> None:
         ours, theirs = (statistics.median(own[1:]) for own in times)
         row = (f"{ours:.3f}", f"{theirs:.3f}", f"{theirs / ours:.2f}", f"{args.batch / ours:.1f}")
         table.add_row(name, *row)
-    Console().print(table)
+    terminal().print(table)
 
 
 def _timed(step: Callable[[], None], device: str) -> float:

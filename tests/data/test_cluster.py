@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from xray_det.data import cluster
+from xray_det.errors import InputError
+
 CONNECTS = """
 import json
 import psutil, ray
@@ -40,3 +43,23 @@ def test_the_dashboard_comes_with_the_first_that_needs_it_and_stays() -> None:
     assert watched == after
     assert watched[1:] == [False, True, 3]
     assert watched[0] != first[0]
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_temporary_folder_too_long_for_sockets_is_refused_before_anything_starts(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("Ray was started"))
+    monkeypatch.setenv(name, "/tmp/" + "x" * 200)
+    with pytest.raises(InputError, match=rf"^{name}=/tmp/x+: .* Set RAY_TMPDIR to a folder of at most") as said:
+        cluster.start()
+    most = int(str(said.value).split("at most ")[1].split()[0])
+    started: list[bool] = []
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: started.append(True))
+    monkeypatch.setenv(name, "/" + "x" * (most - 1))
+    cluster.start()
+    monkeypatch.setenv(name, "/" + "x" * most)
+    with pytest.raises(InputError):
+        cluster.start()
+    assert started == [True]

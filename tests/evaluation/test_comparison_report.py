@@ -6,13 +6,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from xray_det.display import printable
 from xray_det.evaluation import comparison_figure
 from xray_det.evaluation.comparison import Comparison, compare
 from xray_det.evaluation.comparison_figure import captions, sheet
 from xray_det.evaluation.comparison_html import page
-from xray_det.evaluation.figures import classes_by_frequency, plain, printable
+from xray_det.evaluation.figures import classes_by_frequency
 from xray_det.evaluation.measured import ClassRow, Measured
 from xray_det.evaluation.variants import Cost, Run
+from xray_det.lettering import plain
 
 EVIL = "<script>alert('x')</script>"
 
@@ -154,7 +156,7 @@ def test_a_comparison_without_any_truth_is_drawn_too() -> None:
 def test_captions_tell_variants_apart() -> None:
     found = compared(2, 6)
     assert captions(found)[1] == "<script>alert('x')…script> 1 (lam=0.1, note=<sc…/script>)  2"
-    assert plain("$\\alpha$\n\u202e") == r"\$\alpha\$??"
+    assert plain("$\\alpha$\n\u202e") == r"\$\alpha\$\n\u202e"
     assert printable("the-name-of-a-trial_00012", 10) == "the-na…012"
 
 

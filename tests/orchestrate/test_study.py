@@ -22,6 +22,7 @@ from xray_det.orchestrate.experiment import Experiment, Validation
 from xray_det.orchestrate.run_folder import Result, RunFolder
 from xray_det.orchestrate.study import Study, Training, Work, run_study, seeded
 from xray_det.orchestrate.study_record import Identity, Outcome, read_known, write_record
+from xray_det.train.phase import Phase
 
 METRICS = {"AP": "val/AP", "tail": "val/AP_tail"}
 

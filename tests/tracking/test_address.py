@@ -9,7 +9,7 @@ import pytest
 
 from xray_det import storage
 from xray_det.errors import InputError
-from xray_det.tracking.address import check_uri, without_password
+from xray_det.tracking.address import check_uri, database_file, default_uri, without_password
 from xray_det.tracking.outbox import Outbox
 from xray_det.tracking.sender import follow
 from xray_det.tracking.tracker import Tracker
@@ -87,3 +87,26 @@ def test_the_sender_waits_for_the_storage_of_the_run_too() -> None:
     follow(run, closing=closing, orphaned=threading.Event(), say=say)  # type: ignore[arg-type]
     assert run.sent
     assert [message["state"] for message in said] == ["ready", "down"]
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%41b", "a#b", "a b", "ü;&=@"])
+def test_any_home_holds_the_database(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that SQLAlchemy opens by the default address is the one in the home, and ours."""
+    import sqlalchemy
+
+    monkeypatch.setenv("XRAY_DET_HOME", str(tmp_path / name))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = check_uri(default_uri())
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE t (x INTEGER)"))
+    assert database_file(uri) == tmp_path / name / "mlflow.db"
+    with sqlite3.connect(tmp_path / name / "mlflow.db") as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+    assert [path.name for path in tmp_path.iterdir()] == [name], "and nothing beside it"
+
+
+def test_an_ordinary_home_has_a_plain_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XRAY_DET_HOME", "/home/me/xray_det")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_uri() == "sqlite:////home/me/xray_det/mlflow.db"

@@ -142,16 +142,18 @@ def read_image(path: str, offset: int, length: int) -> bytes:
     """
     try:
         if "://" not in path:
-            with open(path, "rb") as file:
+            with storage.open_file(path) as file:
                 file.seek(max(offset, 0))
                 data = file.read() if offset < 0 else file.read(length)
         else:
             fs, file_path = storage.locate(path)
             with fs.open_input_file(file_path) as stream:
                 data = bytes(stream.read() if offset < 0 else stream.read_at(length, offset))
-    except OSError as error:
+    except (OSError, InputError) as error:
         raise InputError(
-            path, f"the image cannot be read ({error})", "Restore the file, or ingest the dataset again"
+            path,
+            f"the image cannot be read ({getattr(error, 'problem', error)})",
+            "Restore the file, or ingest the dataset again",
         ) from error
     if offset >= 0 and len(data) < length:
         raise InputError(

@@ -115,7 +115,7 @@ def _read(files: Sequence[tuple[str, Path]]) -> str:
     """A hash of names and bytes."""
     stamp = hashlib.sha256()
     for name, file in files:
-        with file.open("rb") as stream:
+        with storage.open_file(file) as stream:
             content = hashlib.file_digest(stream, "sha1").hexdigest()
         stamp.update(f"{name}\0{content}\n".encode())
     return stamp.hexdigest()

@@ -12,6 +12,8 @@ from typing import Any
 
 import ray
 
+from xray_det.errors import InputError
+
 #: Read by Ray Train's controller and Ray Data in every process they start; the user's own settings win.
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -24,6 +26,9 @@ SETTINGS = {
 IDLE = "RAY_idle_worker_killing_time_threshold_ms"
 IDLE_MS = "300000"
 
+
+#: The longest path of a socket below Ray's temporary folder, and the longest that Linux takes.
+_SOCKET, _SOCKET_BYTES = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead", 107
 
 #: The Ray that was started for this process alone, without a dashboard: its address, and what else it was told.
 _bare: tuple[str, dict[str, Any]] = "", {}
@@ -71,13 +76,28 @@ def start(**options: Any) -> None:
     ``ray.init`` leaves them without. Ray Train's placement group cleaner then looks for a cluster on the machine, and
     where there is another one it asks that one for the training's controller, does not find it, takes it for dead
     and removes the training's workers (Ray 2.60).
+
+    Raises:
+        InputError: the temporary folder's path is too long for Ray's sockets.
     """
+    _check_sockets()
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     address = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}
     with _environment(address | {IDLE: os.environ.get(IDLE, IDLE_MS)}):
         ray.init(address="local", **options)
+
+
+def _check_sockets() -> None:
+    """Refuse a temporary folder below which the paths of Ray's sockets are longer than a kernel takes."""
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name, "/tmp")
+    over = len(os.fsencode(os.path.join(folder, _SOCKET))) - _SOCKET_BYTES
+    if over > 0:
+        most = len(os.fsencode(folder)) - over
+        problem = f"its path is too long by {over} bytes: a socket's path may have {_SOCKET_BYTES}, and Ray's lie in it"
+        raise InputError(f"{name}={folder}", problem, f"Set RAY_TMPDIR to a folder of at most {most} bytes, as /tmp is")
 
 
 @contextmanager

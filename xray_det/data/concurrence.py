@@ -30,6 +30,7 @@ from xray_det.data.manifest import Manifest
 from xray_det.data.objects import COLUMNS, Bools, Ints, Places
 from xray_det.data.ragged import related
 from xray_det.data.schema import SHARD
+from xray_det.display import counted
 from xray_det.errors import InputError
 from xray_det.labels.concurrence import PairCounts
 
@@ -160,10 +161,7 @@ def survey(
         jobs += [(number, selection.split, uris) for uris in _groups(manifest)]
     task = partial(_examine, maps=tuple(maps), thresholds=tuple(thresholds), ancestors=ancestors)
     parts: Iterator[Survey] = each(task, jobs)
-    if progress:
-        from rich.progress import track
-
-        parts = iter(track(parts, total=len(jobs), description="pairs of labels"))
+    parts = counted(parts, len(jobs), "pairs of labels", shown=progress)
     none = Places.of(SHARD.empty_table(), np.zeros(1, np.int32))
     return reduce(Survey.__add__, parts, Survey.of(none, tuple(thresholds), ancestors))
 

@@ -21,8 +21,10 @@ from xray_det.data.boxes import BoxFindings, examine_boxes, select_boxes
 from xray_det.data.defect import QUARANTINED, Defect, parse_note
 from xray_det.data.formats.layout import Links
 from xray_det.data.formats.rows import ragged as to_lists
-from xray_det.data.images import BadImage, ImageFacts, boxes_upright, decode, verify
+from xray_det.data.images import MAX_BYTES, BadImage, ImageFacts, boxes_upright, decode, verify
 from xray_det.data.schema import SHARD, BoxFlag
+from xray_det.errors import InputError
+from xray_det.storage import read_file
 
 __all__ = ["FINDINGS", "QUARANTINE", "Defect", "Examined", "examine"]
 
@@ -131,15 +133,15 @@ def _look(image_root: Path, path: str | None, notes: list[str], phash: bool, lin
     if look.reason is not None or path is None:
         return look
     try:
-        data = (image_root / path).read_bytes()
+        data = read_file(image_root / path, MAX_BYTES)
         facts = verify(data)
     except BadImage as error:
         look.reason, look.detail = error.reason, error.detail
         return look
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    except InputError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
         look.reason = Defect.MISSING_IMAGE if missing else Defect.UNREADABLE_IMAGE
-        look.detail = error.strerror or str(error)
+        look.detail = error.problem
         return look
     look.facts = facts
     look.sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()

@@ -12,6 +12,7 @@ from xray_det.data.label_report import AT, LabelReport
 from xray_det.data.views import Views, name_of
 from xray_det.labels.concurrence import share_interval
 from xray_det.labels.frequency import bands, imbalance_magnitude, ranked
+from xray_det.lettering import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ def long_tail(counts: Mapping[str, NDArray[np.integer]], names: Mapping[str, Seq
     for dataset, count in counts.items():
         order = ranked(count)
         rank = np.arange(1, len(order) + 1)
-        says = f"{dataset}: {len(order)} classes, {imbalance_magnitude(count):,.0f} to 1"
+        says = f"{plain(dataset)}: {len(order)} classes, {imbalance_magnitude(count):,.0f} to 1"
         axes.plot(rank, count[order], "o-", lw=1.2, ms=min(4, 200 / max(len(order), 1)), label=says)
         if len(counts) == 1:
             start = 0.5
@@ -46,7 +47,7 @@ def long_tail(counts: Mapping[str, NDArray[np.integer]], names: Mapping[str, Seq
             for place in sorted({int(p) for p in np.linspace(0, len(order) - 1, min(len(order), 9))}):
                 name, n = names[dataset][order[place]], int(count[order[place]])
                 # a falling curve leaves the upper right of each point free
-                axes.annotate(f"{name} {n:,}", (place + 1, n), (4, 4), textcoords="offset points", fontsize=7)
+                axes.annotate(f"{plain(name)} {n:,}", (place + 1, n), (4, 4), textcoords="offset points", fontsize=7)
     axes.set(yscale="log", xlabel="class by rank", ylabel="images that hold the class")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:.0e}"[0] in "25" else "")
@@ -65,13 +66,13 @@ def confusions(report: LabelReport, shown: int = 30) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    names, objects = report.manifest.space.names, report.objects
+    names, objects = [plain(name) for name in report.manifest.space.names], report.objects
     low, high = share_interval(report.counts[AT], objects[report.first])
     pairs = np.flatnonzero(~report.hierarchical & (report.counts[AT] > 0))
     pairs = pairs[np.argsort(-low[pairs], kind="stable")][:shown]
     parents = report.parents[:shown]
     figure = Figure(figsize=(13, 1.5 + 0.22 * max(len(pairs), len(parents), 5)), layout="constrained")
-    figure.suptitle(f"{report.manifest.name}: classes that stand on one object (IoU of at least {IOU})")
+    figure.suptitle(f"{plain(report.manifest.name)}: classes that stand on one object (IoU of at least {IOU})")
     left, right = figure.subplots(1, 2)
     rate = report.rates[pairs]
     labels = [f"{names[report.first[p]]} → {names[report.second[p]]} ({objects[report.first[p]]:,})" for p in pairs]
@@ -98,7 +99,7 @@ def histograms(name: str, statistics: Statistics) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6), layout="constrained")
-    figure.suptitle(f"{name}: {int(statistics.images):,} images, {int(statistics.boxes):,} boxes")
+    figure.suptitle(f"{plain(name)}: {int(statistics.images):,} images, {int(statistics.boxes):,} boxes")
     grid = figure.subplots(2, 3)
     _bars(grid[0, 0], statistics.boxes_an_image, "boxes an image", "images")
     _bars(grid[0, 1], statistics.classes_an_image, "classes an image", "images")
@@ -124,7 +125,7 @@ def sampling_views(name: str, views: Views) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    figure.suptitle(f"{name}: an epoch under each sampling rule")
+    figure.suptitle(f"{plain(name)}: an epoch under each sampling rule")
     order = ranked(views.image_counts)
     rank = np.arange(1, len(order) + 1)
     labels = ("images drawn that hold the class", "views of an image of the class")

@@ -19,6 +19,8 @@ from xray_det.data.defect import Defect
 
 #: More than this is taken for a decompression bomb (PIL's own limit; 536 MB as RGB).
 MAX_PIXELS: Final = 178_956_970
+#: Of a file: as many pixels uncompressed, and a header.
+MAX_BYTES: Final = 3 * MAX_PIXELS + (1 << 20)
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
 #: How many bits the sensors and writers of deep images use; the values of an image tell how many it does.
 _DEPTHS: Final = (8, 10, 12, 14, 16, 24, 32)

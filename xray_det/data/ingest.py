@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from xray_det import storage
+from xray_det import display, storage
 from xray_det.data import publish
 from xray_det.data.claim import claim, is_of
 from xray_det.data.formats.layout import given_paths
@@ -138,7 +138,7 @@ def _ingest(source: "Source", paths: Sequence[Path], folder: str, how: How, prog
         claim(source, paths, folder, how.name, how.written)
         if storage.exists(storage.join(folder, "manifest.json")):
             return _finished(folder, shop.root, how)
-        with _bars(progress) as bars:
+        with display.bars(disable=not progress) as bars:
             gathered, between = _work(source, shop, how, bars)
         manifest = publish.assemble(source, shop, gathered, between)
         manifest.save(folder)
@@ -242,14 +242,3 @@ def _guarded(task: Callable[[Any], Any], jobs: Sequence[Any], row: Mapping[str, 
 def _ray_is_up() -> bool:
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
-
-
-def _bars(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        disable=not shown,
-    )

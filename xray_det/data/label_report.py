@@ -7,13 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 from xray_det.data.annotations import Selection
 from xray_det.data.concurrence import IOU, Survey, survey
 from xray_det.data.manifest import Manifest
 from xray_det.data.objects import Bools, Ints
+from xray_det.display import Table
 
 #: What is shown side by side. At 1 only the labels of one box meet.
 THRESHOLDS: Final = (0.7, 0.8, IOU, 0.95, 1.0)
@@ -89,11 +88,10 @@ class LabelReport:
 
     def tables(self, confused: int = 20, related: int = 5, parents: int = 10) -> list[RenderableType]:
         """The pairs that meet most, related ones apart, and the largest parents; so many rows of each."""
-        name = escape(self.manifest.name)
         order = np.argsort(-self.counts[AT], kind="stable")
         order = order[self.counts[AT, order] > 0]
         apart = self.hierarchical[order]
-        tables: list[RenderableType] = [f"{name}: no object carries two classes"]
+        tables: list[RenderableType] = [f"{self.manifest.name}: no object carries two classes"]
         if len(order):
             tables = [self._pair_table(order[~apart][:confused], order[apart][:related])]
         if len(self.parents):
@@ -103,7 +101,8 @@ class LabelReport:
     def _pair_table(self, confused: Ints, related: Ints) -> Table:
         table = Table(
             *("class (objects)", "also", "one box", *(str(THRESHOLDS[k]) for k in _DISTINCT), "r", "back"),
-            title=f"{escape(self.manifest.name)}: two classes on one object",
+            keys=2,
+            title=f"{self.manifest.name}: two classes on one object",
             caption="Objects of the class that are also labelled so: on one box, or on another one that overlaps by "
             f"this IoU or more; r at {IOU}, and back from the second class to the first. One object drawn twice keeps "
             "its pairs as the IoU rises; two objects that happen to fill one place lose them. Pairs of boxes that "
@@ -122,7 +121,7 @@ class LabelReport:
                 i, j = int(self.first[row]), int(self.second[row])
                 part = " (part)" if RELATIONS[self.relation[row]] == "part" else ""
                 table.add_row(
-                    *(escape(f"{names[i]} ({self.objects[i]:,})"), escape(names[j] + part), f"{one_box[row]:,}"),
+                    *(f"{names[i]} ({self.objects[i]:,})", names[j] + part, f"{one_box[row]:,}"),
                     *(f"{self.counts[k, row] - one_box[row]:,}" for k in _DISTINCT),
                     *(f"{self.rates[row]:.3f}", f"{self.back[row] / self.objects[j]:.3f}"),
                 )
@@ -131,14 +130,14 @@ class LabelReport:
     def _parent_table(self, parents: Ints) -> Table:
         table = Table(
             *("parent", "boxes", "lack a leaf", "share"),
-            title=f"{escape(self.manifest.name)}: parents without a leaf",
+            title=f"{self.manifest.name}: parents without a leaf",
             caption="Boxes of the class or of a kind of it, and those of them whose object is given no kind of it.",
         )
         for column in table.columns[1:]:
             column.justify = "right"
         for row in parents.tolist():
             boxes, lacking = int(self.found.boxes[row]), int(self.found.lacking[AT, row])
-            name = escape(self.manifest.space.names[row])
+            name = self.manifest.space.names[row]
             table.add_row(name, f"{boxes:,}", f"{lacking:,}", f"{lacking / boxes:.1%}")
         return table
 

@@ -1,19 +1,22 @@
 """What people read after ingest: a table of what was wrong, and one of what the datasets hold."""
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import numpy as np
 import pyarrow.parquet as pq
 from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from xray_det import storage
 from xray_det.data.counting import Statistics
 from xray_det.data.defect import Defect
 from xray_det.data.manifest import Manifest
+from xray_det.display import Table, printable
 from xray_det.labels.frequency import ranked
 
+#: Letters of an example that are shown; the file beside has all.
+LONGEST: Final = 600
 _REPORTS = ("findings.parquet", "quarantine.parquet")
 
 
@@ -21,26 +24,29 @@ def repair_report(manifest: Manifest) -> list[RenderableType]:
     """A dataset's size, the classes nobody can learn from it, and its defects: kind, count, an example."""
     splits = ", ".join(f"{name or 'no split'} {count:,}" for name, count in manifest.splits.items())
     lines: list[RenderableType] = [
-        f"[bold]{escape(manifest.name)}[/bold] ({manifest.format}, fingerprint {manifest.fingerprint}): "
-        f"{manifest.images:,} images ({splits}), {manifest.boxes:,} boxes, {len(manifest.space):,} classes"
+        Text.assemble(
+            (printable(manifest.name), "bold"),
+            f" ({manifest.format}, fingerprint {manifest.fingerprint}): {manifest.images:,} images "
+            f"({printable(splits)}), {manifest.boxes:,} boxes, {len(manifest.space):,} classes",
+        )
     ]
     if manifest.unused_classes:
         shown = ", ".join(manifest.unused_classes[:8]) + (", …" if len(manifest.unused_classes) > 8 else "")
-        lines.append(f"{len(manifest.unused_classes)} of its classes have no box to learn from: {escape(shown)}")
+        lines.append(f"{len(manifest.unused_classes)} of its classes have no box to learn from: {shown}")
     if not manifest.repaired and not manifest.quarantined:
         return [*lines, "no defect found"]
     named = examples(manifest.folder)
-    table = Table("outcome", "kind", "count", "for example", title=f"{escape(manifest.name)}: repair report")
+    table = Table("outcome", "kind", "count", "for example", keys=2, title=f"{manifest.name}: repair report")
     table.columns[2].justify = "right"
     for outcome, counts in (("repaired", manifest.repaired), ("quarantined", manifest.quarantined)):
         for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
-            table.add_row(outcome, kind, f"{count:,}", escape(named.get(kind, "")))
+            table.add_row(outcome, kind, f"{count:,}", printable(named.get(kind, ""), LONGEST))
     if manifest.packed and (linked := manifest.repaired.get(Defect.OUTSIDE_LINK)):
         lines.append(
             f"{linked:,} of the packed images, or their annotations, lay behind links out of the dataset's folder"
         )
     where = " and ".join(storage.join(manifest.folder, file) for file in _REPORTS)
-    return [*lines, table, f"image by image: {escape(where)}"]
+    return [*lines, table, f"image by image: {where}"]
 
 
 def examples(folder: str) -> dict[str, str]:
@@ -59,7 +65,7 @@ def examples(folder: str) -> dict[str, str]:
 
 def statistics_table(found: Mapping[str, Statistics]) -> Table:
     """Datasets side by side (paper 001, Table 1), with what makes them hard: imbalance, crowding, small objects."""
-    table = Table("", *(escape(name) for name in found), title="statistics")
+    table = Table("", *found, title="statistics")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, values in _rows(found.values()):
@@ -95,14 +101,14 @@ def _mean(total: np.integer | np.ndarray, count: np.ndarray) -> str:
 def class_table(manifest: Manifest, statistics: Statistics, shown: int = 5) -> Table:
     """The most and the least frequent classes by images that hold them."""
     order = ranked(statistics.image_counts)
-    table = Table("rank", "class", "images", "boxes", title=f"{escape(manifest.name)}: head and tail")
+    table = Table("rank", "class", "images", "boxes", keys=2, title=f"{manifest.name}: head and tail")
     for column in (0, 2, 3):
         table.columns[column].justify = "right"
     for place, row in enumerate(order.tolist()):
         if place < shown or place >= len(order) - shown:
             name = manifest.space.classes[row].name
             images, boxes = statistics.image_counts[row], statistics.instance_counts[row]
-            table.add_row(str(place + 1), escape(name), f"{images:,}", f"{boxes:,}")
+            table.add_row(str(place + 1), name, f"{images:,}", f"{boxes:,}")
         elif place == shown:
             table.add_row("…", "", "", "")
     return table

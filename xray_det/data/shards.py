@@ -50,8 +50,17 @@ def write_tables(tables: Iterable[pa.Table], schema: pa.Schema, uri: str) -> Non
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file of ours.
+
+    Raises:
+        InputError: it is damaged, or lacks a column.
+    """
     fs, path = storage.locate(uri)
-    return pq.read_table(path, filesystem=fs, columns=columns, partitioning=None)
+    try:
+        return pq.read_table(path, filesystem=fs, columns=columns, partitioning=None)
+    except pa.ArrowException as error:
+        problem = f"cannot be read ({' '.join(str(error).split())[:200]})"
+        raise InputError(uri, problem, "Restore it, or make its folder again") from error
 
 
 def read_split(uri: str, columns: Sequence[str], split: str | None) -> pa.Table:

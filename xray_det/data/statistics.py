@@ -9,6 +9,7 @@ from xray_det.data import shards
 from xray_det.data.counting import COLUMNS, Counts, Statistics
 from xray_det.data.ingest import each
 from xray_det.data.manifest import Manifest
+from xray_det.display import counted
 
 
 def measure(manifest: Manifest, split: str | None = None, *, progress: bool = False) -> Statistics:
@@ -25,10 +26,7 @@ def measure(manifest: Manifest, split: str | None = None, *, progress: bool = Fa
     manifest.check_split(split)
     jobs = [{"uri": uri, "split": split, "num_classes": len(manifest.space)} for uri in manifest.shard_uris]
     parts: Iterator[Mapping[str, Any]] = each(_count, jobs)
-    if progress:
-        from rich.progress import track
-
-        parts = iter(track(parts, total=len(jobs), description=f"counting {manifest.name}"))
+    parts = counted(parts, len(jobs), f"counting {manifest.name}", shown=progress)
     return reduce(Statistics.__add__, (Statistics(**part) for part in parts), Statistics.zero(len(manifest.space)))
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from xray_det.data import shards
 from xray_det.data.annotations import taught_classes
@@ -26,6 +24,7 @@ from xray_det.data.sampling import (
     exposure,
     joined,
 )
+from xray_det.display import Table, counted
 from xray_det.labels.frequency import bands, ranked
 
 
@@ -122,10 +121,7 @@ def read_image_classes(manifest: Manifest, split: str | None = None, *, progress
     manifest.check_split(split)
     jobs = [{"uri": uri, "split": split, "num_classes": len(manifest.space)} for uri in manifest.shard_uris]
     parts: Iterator[ImageClasses] = each(_read, jobs)
-    if progress:
-        from rich.progress import track
-
-        parts = iter(track(parts, total=len(jobs), description=f"sampling of {manifest.name}"))
+    parts = counted(parts, len(jobs), f"sampling of {manifest.name}", shown=progress)
     return joined(list(parts))
 
 
@@ -138,14 +134,14 @@ def _read(job: Mapping[str, Any]) -> ImageClasses:
 def views_tables(manifest: Manifest, views: Views, shown: int = 4) -> list[Table | str]:
     """Images a class under each rule with the views of an image, and the paper's two figures for this dataset."""
     order = ranked(views.image_counts)
-    title = f"{escape(manifest.name)}: images a class in an epoch under each rule (views of an image)"
-    table = Table("rank", "class", "images", *map(name_of, views.rules), title=title)
+    title = f"{manifest.name}: images a class in an epoch under each rule (views of an image)"
+    table = Table("rank", "class", "images", *map(name_of, views.rules), keys=2, title=title)
     for column in (0, *range(2, 3 + len(views.rules))):
         table.columns[column].justify = "right"
     for place, row in enumerate(order.tolist()):
         if place < shown or place >= len(order) - shown:
             cells = [f"{x:,.0f} ({v:.2f})" for x, v in zip(views.exposure[:, row], views.views[:, row], strict=True)]
-            name, images = escape(manifest.space.classes[row].name), f"{views.image_counts[row]:,}"
+            name, images = manifest.space.classes[row].name, f"{views.image_counts[row]:,}"
             table.add_row(str(place + 1), name, images, *cells)
         elif place == shown:
             table.add_row("…")
@@ -155,9 +151,9 @@ def views_tables(manifest: Manifest, views: Views, shown: int = 4) -> list[Table
     first, last = order[0], order[-1]
     return [
         table,
-        f"class-aware: an image of {escape(manifest.space.classes[last].name)} is seen "
+        f"class-aware: an image of {manifest.space.classes[last].name} is seen "
         f"{views.formula[aware, last]:.1f} times in an epoch by N / (C n), {views.views[aware, last]:.1f} with "
-        f"co-occurrence; of {escape(manifest.space.classes[first].name)}, "
+        f"co-occurrence; of {manifest.space.classes[first].name}, "
         f"{max(1 - views.formula[aware, first], 0):.2%} is neglected by that, {views.neglected[aware, first]:.2%} "
         "with co-occurrence",
     ]

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xray_det.evaluation.comparison import COLUMNS, Comparison, Table
-from xray_det.evaluation.figures import draw_counts, name_classes, plain, running_mean, shade_bands
+from xray_det.evaluation.figures import draw_counts, name_classes, running_mean, shade_bands
 from xray_det.evaluation.variants import short_names
+from xray_det.lettering import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

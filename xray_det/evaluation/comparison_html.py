@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from xray_det.display import printable
 from xray_det.evaluation.comparison import COLUMNS, Comparison, Table
-from xray_det.evaluation.figures import printable
 
 #: Largest gains and losses that are named.
 NAMED: Final = 5

@@ -1,6 +1,5 @@
 """Figures of a result. matplotlib is imported when one is drawn; the figures are returned, not shown or saved."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from xray_det.evaluation.measured import ClassRow, class_rows
 from xray_det.evaluation.result import Result, mean
 from xray_det.labels.frequency import bands
+from xray_det.lettering import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def precision_recall(result: Result, classes: int = 12) -> "Figure":
         envelope = np.append(curve.envelope, 0.0)
         heights.append(envelope[np.searchsorted(curve.recall, levels, side="left")])
         shown = np.unique(np.linspace(0, max(len(curve.recall) - 1, 0), _DRAWN).astype(int))[: len(curve.recall)]
-        label = f"{result.space.names[row]} {result.ap[row]:.2f}" if row in named else None
+        label = f"{plain(result.space.names[row])} {result.ap[row]:.2f}" if row in named else None
         axes.plot(curve.recall[shown], curve.envelope[shown], lw=0.8, alpha=0.5 if label else 0.15, label=label)
     if heights:
         axes.plot(levels, np.mean(heights, axis=0), color="black", lw=2, label=f"mean {mean(result.ap):.3f}")
@@ -89,13 +89,6 @@ def classes_by_frequency(measured: Mapping[str, Sequence[ClassRow]]) -> "Figure"
     return figure
 
 
-def png(figure: "Figure", dpi: int = 120) -> bytes:
-    """The figure as a PNG file."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=dpi)
-    return image.getvalue()
-
-
 def draw_counts(axes: "Axes", counts: NDArray[np.int64]) -> None:
     """Training counts [C] on a logarithmic scale, the head, the middle and the tail shaded and named."""
     axes.fill_between(np.arange(len(counts)), np.maximum(counts, 0.5), 0.5, step="mid", alpha=0.5, lw=0)
@@ -121,18 +114,6 @@ def _edges(counts: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
 def name_classes(axes: "Axes", names: Sequence[str]) -> None:
     """The classes' names below an axis of classes, upright."""
     axes.set_xticks(range(len(names)), [plain(name, 24) for name in names], rotation=90, fontsize=7)
-
-
-def plain(text: str, longest: int = 40) -> str:
-    """Anybody's text as a figure's: printable, not too long, no formula."""
-    return printable(text, longest).replace("$", r"\$")
-
-
-def printable(text: str, longest: int = 200) -> str:
-    """Anybody's text on one line, without codes that a screen obeys; of a long one the beginning and the end."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    end = longest // 3
-    return text if len(text) <= longest else f"{text[: longest - end - 1]}…{text[-end:]}"
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from xray_det.evaluation.figures import plain
+from xray_det.lettering import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

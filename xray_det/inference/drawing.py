@@ -3,21 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import supervision as sv
 from PIL import Image, ImageDraw, ImageFont
 
+from xray_det.display import printable
 from xray_det.errors import InputError
+from xray_det.lettering import font_path
 
 #: Pictures are enlarged until their shorter side has this many pixels: labels on smaller ones cannot be read.
 SHORT_SIDE: Final = 400
 #: The overlap from which a detection of the right class has found an object.
 FOUND_IOU: Final = 0.5
 _GAP = 8
+_LONGEST = 60  # letters of a box's names
 
 
 class Outcome(Enum):
@@ -132,28 +133,21 @@ def _draw(image: np.ndarray, shown: Boxes, of: Sequence[Outcome], scale: float) 
     detections = sv.Detections(
         xyxy=shown.boxes.astype(np.float64) * scale, class_id=np.array([kinds.index(outcome) for outcome in of])
     )
-    texts = [" / ".join(names) for names in shown.labels]
+    texts = [printable(" / ".join(names), _LONGEST) for names in shown.labels]
     if shown.scores is not None:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, shown.scores, strict=True)]
     scene = sv.BoxAnnotator(color=palette, thickness=2).annotate(Image.fromarray(image), detections)
     labels = sv.RichLabelAnnotator(
-        color=palette, text_color=sv.Color.WHITE, font_path=_font_path(), font_size=12, text_padding=2,
+        color=palette, text_color=sv.Color.WHITE, font_path=font_path("".join(texts)), font_size=12, text_padding=2,
     )  # fmt: skip
     return np.array(labels.annotate(scene, detections, labels=texts))
 
 
 def _headline(text: str, width: int) -> np.ndarray:
+    text = printable(text, 2 * _LONGEST)
     strip = Image.new("RGB", (width, 22), "white")
-    ImageDraw.Draw(strip).text((4, 3), text, fill="black", font=ImageFont.truetype(_font_path(), 13))
+    ImageDraw.Draw(strip).text((4, 3), text, fill="black", font=ImageFont.truetype(font_path(text), 13))
     return np.array(strip)
-
-
-@lru_cache(maxsize=1)
-def _font_path() -> str:
-    """matplotlib's own font: it has Greek and Cyrillic letters, which OpenCV's fonts have not."""
-    import matplotlib
-
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

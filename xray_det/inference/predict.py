@@ -23,9 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rich.progress import Progress
 
-from xray_det import storage
+from xray_det import display, storage
 from xray_det.config import difference, from_dict, to_dict
 from xray_det.data import wire
 from xray_det.data.annotations import Annotations, Selection, Source
@@ -168,7 +167,7 @@ def predict(
     )
     left = sum(sizes[part] for part in missing)
     batches = _here(decode, forward, settings, missing) if _is_here(settings, left) else None
-    with Progress(disable=not progress) as bars:
+    with display.bars(disable=not progress) as bars:
         bar = bars.add_task("predict", total=len(annotations), completed=len(annotations) - left)
         waiting: dict[int, list[tuple[np.ndarray, pa.Table]]] = {}
         for part, rows, table in batches or _by_ray(decode, forward, settings, missing):

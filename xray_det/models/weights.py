@@ -48,7 +48,7 @@ def read_weights(uri: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: no such file, not such a file, or it holds more than tensors.
     """
-    content = storage.read_file(uri)
+    content = storage.read_file(uri, most_bytes=None)
     if storage.locate(uri)[1].endswith(".safetensors"):
         try:
             return dict(safetensors.torch.load(content))

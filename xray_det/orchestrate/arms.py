@@ -5,7 +5,6 @@ Ray Tune's ASHA waits for nobody: the first arms climb unopposed, so that a swee
 and which ones are kept depends on who was faster (experiments/rungs.py).
 """
 
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from xray_det import config, storage
+from xray_det import config, display, storage
 from xray_det.errors import InputError
 from xray_det.orchestrate import search
 from xray_det.orchestrate.experiment import Experiment
@@ -25,7 +24,7 @@ from xray_det.orchestrate.results import ENDED, Row, begin_row
 from xray_det.orchestrate.run_folder import Result
 from xray_det.train.evidence import Diverged
 
-logger = logging.getLogger(__name__)
+logger = display.logger(__name__)
 
 #: What a trial of a later rung is told.
 ARM = "arm"

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.progress import TaskID
 
 from xray_det import storage
+from xray_det.display import bars, terminal
 from xray_det.errors import InputError
 
 #: Seconds between two writes: an object store is asked less often than a disk.
@@ -93,7 +94,7 @@ class Display:
         lines_s: float = 30.0,
     ) -> None:
         self._read, self._title, self._every_s, self._lines_s = read, title, every_s, lines_s
-        self._console = console or Console()
+        self._console = console or terminal()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="progress")
         self._stale = read()  # of an attempt before this one
@@ -108,14 +109,7 @@ class Display:
 
     def _follow(self) -> None:
         if self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            with Bar(*columns, console=self._console) as bar:
+            with bars(console=self._console) as bar:
                 self._poll(self._bars(bar))
         else:
             self._poll(self._lines())

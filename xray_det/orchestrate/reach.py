@@ -15,7 +15,7 @@ import psutil
 from xray_det.errors import InputError
 from xray_det.orchestrate.inspection import first_line
 from xray_det.orchestrate.verdicts import Finding, bad, good, warn
-from xray_det.tracking.address import check_uri, default_uri, without_password
+from xray_det.tracking.address import check_uri, database_file, default_uri, without_password
 from xray_det.tracking.tracker import SENDER_ENVIRONMENT
 
 #: File systems on which SQLite's locks are not to be relied on.
@@ -60,7 +60,7 @@ def check_tracking(uri: str | None, *, driver: str, nodes: int, trials: int = 1,
     if uri == "off":
         return good("tracking", where, "nothing is sent")
     if uri.startswith("sqlite"):
-        return _check_file(uri.partition(":///")[2], where, driver=driver, several=nodes > 1 and trials > 1)
+        return _check_file(database_file(uri), where, driver=driver, several=nodes > 1 and trials > 1)
     if uri.startswith("http") and _answers_at_once(uri):
         return good("tracking", where, f"answers {driver}")
     said = _ask(uri, patience_s)
@@ -108,15 +108,15 @@ def _ask(uri: str, patience_s: float) -> dict[str, str]:
     return said
 
 
-def _check_file(path: str, where: str, *, driver: str, several: bool) -> Finding:
+def _check_file(path: Path, where: str, *, driver: str, several: bool) -> Finding:
     """A SQLite database: a file of the driver's node."""
-    if Path(path).exists():
+    if path.exists():
         try:
-            with sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=2) as database:
+            with sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=2) as database:
                 database.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.Error as error:
             return bad("tracking", where, f"is no database that can be read ({error})", "Give another file")
-    kind = _file_system(Path(path))
+    kind = _file_system(path)
     if kind.startswith(NETWORK):
         detail = f"lies on a network file system ({kind}), where SQLite's locks cannot be relied on"
         return warn("tracking", where, detail, "Give a server, or a file on the driver's own disk")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.fs as pafs
-from rich.table import Table
 
 from xray_det import storage
+from xray_det.display import Table
 from xray_det.labels.frequency import BANDS
 from xray_det.orchestrate.run_folder import FINISHED, RunFolder
 

@@ -17,13 +17,15 @@ from typing import TypeAlias
 
 import ray
 from rich.console import Console
+from rich.text import Text
 
 from xray_det import storage
 from xray_det.data.cluster import connect
+from xray_det.display import lines, terminal
 from xray_det.errors import InputError
-from xray_det.evaluation.figures import png
 from xray_det.evaluation.over_seeds import OverSeeds
 from xray_det.evaluation.over_seeds_figure import sheet
+from xray_det.lettering import figure_bytes
 from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.progress import Display, Progress, State
 from xray_det.orchestrate.run_folder import PROGRESS, Result, RunFolder
@@ -144,7 +146,7 @@ def run_study(
     Raises:
         InputError: an arm cannot run, or the cluster has too little.
     """
-    console = console or Console(quiet=True)
+    console = console or terminal(quiet=True)
     seeds = range(study.seeds)
     arms = {
         title: [Training.of(f"{title}, seed {seed}", arm(seed), out) for seed in seeds]
@@ -283,8 +285,8 @@ class Work:
         parts = (f"# {self.study.name}", found.markdown(), about, *self.study.verdicts(found))
         text, address = "\n\n".join(parts) + "\n", storage.join(self.results, f"{self.study.name}.md")
         storage.write_bytes(address, text.encode())
-        storage.write_bytes(storage.join(self.results, f"{self.study.name}.png"), png(sheet(found), dpi=90))
-        self.console.print(text, f"table: {address}", sep="\n", markup=False, soft_wrap=True)
+        storage.write_bytes(storage.join(self.results, f"{self.study.name}.png"), figure_bytes(sheet(found), dpi=90))
+        self.console.print(Text(lines(text)), f"table: {address}", sep="\n", soft_wrap=True)
         return found
 
 

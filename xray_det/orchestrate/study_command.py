@@ -87,8 +87,8 @@ def conduct(
         arms: all of them; --smoke takes the first and the last, and no verdicts, which speak of all.
         metrics: columns of the table; None: those of the claims, on own data each dataset's own protocol.
     """
-    from rich.console import Console
 
+    from xray_det.display import terminal
     from xray_det.labels.frequency import BANDS
     from xray_det.orchestrate import claims
     from xray_det.orchestrate.study import Study, run_study
@@ -114,7 +114,7 @@ def conduct(
         command=called_by(),
         tracking=told.tracking,
         max_concurrent=told.concurrent,
-        console=Console(highlight=False),
+        console=terminal(),
     )
 
 

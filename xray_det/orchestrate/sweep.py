@@ -9,7 +9,6 @@ SWEEP/results.json        a row a training
 Trainings are looked after by the driver's machine; their workers run anywhere.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +16,9 @@ from typing import Any
 import ray.cloudpickle
 from rich.console import Console
 
-from xray_det import storage
+from xray_det import display, storage
 from xray_det.data.cluster import connect
+from xray_det.display import terminal
 from xray_det.errors import InputError
 from xray_det.orchestrate.experiment import Experiment
 from xray_det.orchestrate.plan import Plan, Round
@@ -34,7 +34,7 @@ from xray_det.orchestrate.validation import Validate
 from xray_det.tracking.resend import send_left
 from xray_det.tracking.tracker import Tracker
 
-logger = logging.getLogger(__name__)
+logger = display.logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Child:
     allotted: Share
 
     def __call__(self, experiment: Experiment, name: str, begin: Result | None, tags: Mapping[str, str]) -> Result:
-        return self.train(experiment, name, begin, tags, Console(quiet=True))
+        return self.train(experiment, name, begin, tags, terminal(quiet=True))
 
     def train(
         self,

@@ -13,6 +13,7 @@ from xray_det.evaluation.comparison import headline
 from xray_det.evaluation.figures import classes_by_frequency
 from xray_det.evaluation.measured import Measured
 from xray_det.labels.frequency import BANDS
+from xray_det.lettering import plain
 from xray_det.orchestrate.results import Row
 from xray_det.orchestrate.run_folder import EXPERIMENT, RunFolder
 from xray_det.orchestrate.validation import on_the_way, read_measured
@@ -64,7 +65,7 @@ def by_value(rows: Sequence[Row], path: str, metric: str) -> Figure | None:
             means = [_mean([y for at, y in points if at == x]) for x in xs]
             line = axes.plot(xs, means, label=f"{share:g} of the schedule")[0]
             axes.plot(*zip(*points, strict=True), "o", color=line.get_color(), markersize=4)
-        axes.set_xlabel(path.rsplit(".", 1)[-1])
+        axes.set_xlabel(plain(path.rsplit(".", 1)[-1]))
     if len({row.share for row in numbers}) > 1:
         panels[-1].legend(fontsize="small")
     return figure
@@ -83,7 +84,7 @@ def curves(arms: Mapping[str, Row], metric: str) -> Figure | None:
     for axes, name in zip(panels, names, strict=True):
         for colour, (arm, points) in zip(_colours(len(arms)), measured.items(), strict=True):
             xs = sorted(points)
-            axes.plot(xs, [points[at].get(name, math.nan) for at in xs], ".-", color=colour, label=arm)
+            axes.plot(xs, [points[at].get(name, math.nan) for at in xs], ".-", color=colour, label=plain(arm))
         begun = 0.0
         for phase, epochs in zip(phases, lengths, strict=True):
             for drop in phase["drops"] if epochs else ():
@@ -176,7 +177,7 @@ def _panels(names: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(3.2 * len(names), 3.2), layout="constrained")
     panels = figure.subplots(1, len(names), sharex=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        axes.set_title(name.removeprefix("val/"))
+        axes.set_title(plain(name.removeprefix("val/")))
         axes.grid(alpha=0.3)
     return figure, panels
 

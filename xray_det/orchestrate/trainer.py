@@ -1,6 +1,5 @@
 """Train an experiment on a Ray cluster: one ``fit()`` through all phases, resumed wherever it was stopped."""
 
-import logging
 import os
 import time
 from dataclasses import replace
@@ -17,7 +16,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from rich.console import Console
 
-from xray_det import storage
+from xray_det import display, storage
 from xray_det.data.cluster import connect, is_bare
 from xray_det.errors import InputError
 from xray_det.orchestrate.class_statistics import class_statistics
@@ -31,7 +30,7 @@ from xray_det.orchestrate.worker import OUTCOME, Assignment, work
 from xray_det.tracking.tracker import Tracker
 from xray_det.train.evidence import Diverged
 
-logger = logging.getLogger(__name__)
+logger = display.logger(__name__)
 
 #: How long workers may wait for machines, an autoscaler's (a GPU machine and the image take minutes) or others in place
 #: of those that were lost. By Ray's default four waits of 60 s fail a training.

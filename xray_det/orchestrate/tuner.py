@@ -1,6 +1,5 @@
 """Ray Tune as sweeps need it: beside the driver, silent, restored after a kill."""
 
-import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import ray
 from ray import tune
 
-from xray_det import storage
+from xray_det import display, storage
 
-logger = logging.getLogger(__name__)
+logger = display.logger(__name__)
 
 
 def run_tuner(

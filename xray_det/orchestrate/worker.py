@@ -25,7 +25,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode, ValidationTaskConfig
 from ray.train.collective import broadcast_from_rank_zero
 
-from xray_det import storage
+from xray_det import display, storage
 from xray_det.data.batch import Batch
 from xray_det.data.loader import RayData
 from xray_det.errors import InputError
@@ -43,7 +43,7 @@ from xray_det.train.context import Position
 from xray_det.train.evidence import Diverged
 from xray_det.train.loop import run
 
-logger = logging.getLogger(__name__)
+logger = display.logger(__name__)
 
 
 #: In a checkpoint: what the training has come to, beside its position.

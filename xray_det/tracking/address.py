@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote, unquote
 
 from xray_det import storage
 from xray_det.errors import InputError
@@ -19,7 +20,13 @@ _HIDDEN: Final = ":***@"
 
 def default_uri() -> str:
     """``MLFLOW_TRACKING_URI`` when set, else a SQLite database in the project's home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.home() / 'mlflow.db'}"
+    path = re.sub("[?#%]", lambda found: quote(found[0]), str(storage.home() / "mlflow.db"))
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path}"
+
+
+def database_file(uri: str) -> Path:
+    """The file of a ``sqlite:///`` address, in which ``%3F`` stands for a question mark in a name."""
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
 
 
 def check_uri(uri: str) -> str:
@@ -52,7 +59,7 @@ def check_uri(uri: str) -> str:
             f"schemes: {', '.join(SCHEMES)}",
         )
     if scheme[1] == "sqlite":
-        folder = Path(uri.removeprefix("sqlite:///")).parent
+        folder = database_file(uri).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -12,7 +12,6 @@ again; readers keep the first record of a point and drop the others (``read_poin
 """
 
 import json
-import logging
 import math
 import os
 import threading
@@ -24,13 +23,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import pyarrow.fs as pafs
 
-from xray_det import storage
+from xray_det import display, storage
 from xray_det.errors import InputError
+from xray_det.lettering import figure_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-log = logging.getLogger(__name__)
+log = display.logger(__name__)
 
 #: An object store has no append: a segment there is rewritten whole every few seconds, so it must stay small.
 REMOTE_SEGMENT_BYTES: Final = 256 * 1024
@@ -86,19 +86,16 @@ class Journal:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Parameters, flat: ``{"phases.1.sampling.lam": 0.7}``. See ``flatten`` for a nested config."""
-        self._append({"params": {key: str(value) for key, value in values.items()}})
+        self._append({"params": {key: display.lines(value) for key, value in values.items()}})
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        self._append({"tags": {key: str(value) for key, value in values.items()}})
+        self._append({"tags": {key: display.lines(value) for key, value in values.items()}})
 
     def figure(self, name: str, figure: "Figure") -> str:
         """Save a matplotlib figure as artifact ``figures/NAME`` (.png unless the name says otherwise); its address."""
-        import io
-
-        name = name if Path(name).suffix else f"{name}.png"
-        image = io.BytesIO()
-        figure.savefig(image, format=Path(name).suffix[1:], bbox_inches="tight", dpi=120)
-        return self.artifact(f"figures/{name}", image.getvalue())
+        name = storage.file_name(name if Path(name).suffix else f"{name}.png")
+        image = figure_bytes(figure, format=Path(name).suffix[1:], bbox_inches="tight")
+        return self.artifact(f"figures/{name}", image)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> str:
         """Save rows as artifact ``tables/NAME.json`` in the layout that the MLflow UI shows as a table; its address."""

@@ -8,7 +8,6 @@ harmless, because MLflow stores the same (key, step, timestamp, value) once, and
 
 import hashlib
 import json
-import logging
 import re
 import tempfile
 import time
@@ -24,14 +23,14 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from xray_det import storage
+from xray_det import display, storage
 from xray_det.errors import InputError
-from xray_det.tracking.address import without_password
+from xray_det.tracking.address import database_file, without_password
 from xray_det.tracking.database import check_database
 from xray_det.tracking.journal import tracking_folder
 from xray_det.tracking.outbox import Outbox
 
-log = logging.getLogger(__name__)
+log = display.logger(__name__)
 
 KEY_TAG: Final = "xray_det.key"  # finds the run again when the answer to its creation was lost
 #: The UI then opens the experiment among model trainings; it takes one with tables for a test of chat bots.
@@ -99,7 +98,8 @@ class MlflowRun:
         if found is None:
             try:
                 # Without a location mlflow puts artifacts of a local database into the working directory.
-                location = None if self._uri.startswith("http") else str(storage.home() / "mlartifacts" / _slug(name))
+                folder = storage.home() / "mlartifacts" / _slug(name)
+                location = None if self._uri.startswith("http") else folder.as_uri()
                 return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -327,7 +327,7 @@ def entity_key(key: str) -> str:
     clean = "/".join(part.strip(".") or "_" for part in clean.split("/"))
     if clean == key and 0 < len(key) <= KEY_CHARACTERS:
         return key
-    return f"{clean[: KEY_CHARACTERS - 5]}_{hashlib.sha256(key.encode()).hexdigest()[:4]}"
+    return f"{clean[: KEY_CHARACTERS - 5]}_{hashlib.sha256(key.encode(errors='replace')).hexdigest()[:4]}"
 
 
 @contextmanager
@@ -338,7 +338,7 @@ def _alone(uri: str) -> Iterator[None]:
         return
     import fcntl
 
-    database = Path(uri.removeprefix("sqlite:///"))
+    database = database_file(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{database}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -5,7 +5,6 @@ What a run measured is read from its folder (records.py), which the tag ``run_fo
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlflow.entities import ViewType
@@ -13,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from xray_det.errors import InputError
-from xray_det.tracking.address import check_uri, without_password
+from xray_det.tracking.address import check_uri, database_file, without_password
 from xray_det.tracking.mlflow_run import check_answer, first_line
 
 
@@ -40,7 +39,7 @@ class Runs:
         self.uri = without_password(uri)
         if uri == "off":
             raise InputError("tracking", "is off, so no run has an id or a name there", "Give run folders")
-        if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        if uri.startswith("sqlite:///") and not database_file(uri).is_file():
             raise InputError(uri, "no such database", "Give --tracking ADDRESS, or run folders")
         try:
             check_answer(uri)

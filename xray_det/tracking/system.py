@@ -4,7 +4,6 @@ MLflow's own monitor writes straight to the server, so a dead server loses its p
 Names are MLflow's (``system/cpu_utilization_percentage``), which its UI gathers under "System metrics".
 """
 
-import logging
 import subprocess
 import threading
 import time
@@ -13,9 +12,10 @@ from typing import Self
 
 import psutil
 
+from xray_det import display
 from xray_det.tracking.journal import Journal
 
-log = logging.getLogger(__name__)
+log = display.logger(__name__)
 
 
 class SystemMetrics:

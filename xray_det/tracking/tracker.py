@@ -6,7 +6,6 @@ tracker.finish("FINISHED")
 """
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Final, Literal
 from urllib.parse import urlencode
 
-from xray_det import storage
+from xray_det import display, storage
 from xray_det.errors import InputError
 from xray_det.tracking.address import check_uri, default_uri, without_password
 from xray_det.tracking.environment import environment_tags
@@ -26,7 +25,7 @@ from xray_det.tracking.journal import Journal, flatten, tracking_folder
 from xray_det.tracking.outbox import Outbox
 from xray_det.tracking.system import SystemMetrics
 
-log = logging.getLogger(__name__)
+log = display.logger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 

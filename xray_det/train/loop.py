@@ -4,7 +4,6 @@ A chunk ends with a checkpoint. A phase begins with a fresh optimizer and, on se
 equal world size the weights are the same to the last bit however often the run was stopped and resumed.
 """
 
-import logging
 import math
 import time
 import warnings
@@ -17,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from xray_det import display
 from xray_det.data.batch import Batch
 from xray_det.errors import InputError
 from xray_det.losses.targets import DataLoss
@@ -39,7 +39,7 @@ from xray_det.train.step import (
     unchanged_buffers,
 )
 
-logger = logging.getLogger(__name__)
+logger = display.logger(__name__)
 
 #: Global batches of the first chunk when the length of chunks is left to the loop, and the seconds it then aims at.
 FIRST_CHUNK, CHUNK_SECONDS = 32, 60.0

@@ -1,6 +1,7 @@
 """Files of detections: what is read is what was written, and bad files are named."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,46 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     pq.write_table(table().replace_schema_metadata(None), tmp_path / "bare.parquet")
     with pytest.raises(InputError, match="no class table"):
         read_detections(tmp_path / "bare.parquet")
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "said", [b"{", b"[]", b"{}", DEEP, b"\xff", b'{"name": null, "classes": null}', b'{"name": "d", "classes": [1]}',
+             b'{"name": ' + b"9" * 5000 + b"}", b'{"name": "d", "classes": [{"name": "\\ud800"}]}'],
+    ids=range(9),
+)  # fmt: skip
+def test_a_damaged_class_table_is_refused(said: bytes, tmp_path: Path) -> None:
+    pq.write_table(table().replace_schema_metadata({b"classes": said}), tmp_path / "d.parquet")
+    with pytest.raises(InputError, match=r"d\.parquet: its class table cannot be read"):
+        read_detections(tmp_path / "d.parquet")
+
+
+def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "d.parquet")
+    whole = (tmp_path / "d.parquet").read_bytes()
+    damaged = [whole[:-20], b"", whole[:-8] + b"\xff\xff\xff\x7f" + whole[-4:], whole[:4] + bytes(200) + whole[204:]]
+    damaged.append(whole[:-300] + bytes(byte ^ 0x55 for byte in whole[-300:-8]) + whole[-8:])
+    for content in damaged:
+        (tmp_path / "d.parquet").write_bytes(content)
+        with pytest.raises(InputError, match=r"d\.parquet: is not a table of detections") as error:
+            read_detections(tmp_path / "d.parquet")
+        assert str(error.value).isprintable()
+
+
+def test_lists_of_unequal_lengths_are_refused(tmp_path: Path) -> None:
+    rows = table().to_pylist()
+    next(row for row in rows if row["scores"])["scores"].append(0.5)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table().schema), tmp_path / "d.parquet")
+    with pytest.raises(InputError, match="another number of boxes than of scores or labels"):
+        read_detections(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".parquet"])
+def test_detections_from_a_pipe_or_a_device_are_refused(suffix: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"device{suffix}").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(InputError, match=rf"{name}{suffix}: (cannot be read|is not a table)"):
+            read_detections(tmp_path / f"{name}{suffix}")

@@ -177,6 +177,7 @@ def _lists(lists: Sequence[list[int | str] | None], codes: "defaultdict[int | st
 
 def _pixels(numbers: Sequence[Number]) -> pa.Array:
     """Published sizes, null where there is none."""
-    sizes = np.array(numbers, np.float64)  # None becomes NaN
-    known = (sizes > 0) & (sizes < 2**31)
+    # None becomes NaN; so does a number that no image has, and that may fit in no float
+    sizes = np.array([n if n is not None and 0 < n < 2**31 else np.nan for n in numbers], np.float64)
+    known = ~np.isnan(sizes)
     return pa.array(np.where(known, sizes, 0).astype(np.int32), mask=~known)

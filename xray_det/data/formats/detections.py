@@ -4,7 +4,6 @@ What a file says is kept as it stands: ids as text, coordinates and scores in fl
 dropped. Which image and which class of the truth an id means is evaluation/identity.py's business.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +21,7 @@ from xray_det.data.formats.layout import refuse_packed
 from xray_det.data.schema import DETECTIONS
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
+from xray_det.storage import open_file, parse_json
 
 Floats = NDArray[np.float64]
 
@@ -111,8 +111,8 @@ def _from_json(path: Path, columns: JsonColumns) -> DetectionFile:
 
 
 def _read_csv(path: Path) -> DetectionFile:
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        header = stream.readline().strip("\r\n")
+    with open_file(path) as stream:
+        header = stream.readline(1 << 16).decode("utf-8-sig", errors="replace").strip("\r\n")
     names = [name.strip('"') for name in header.split(",")]
     lower = [name.strip().lower() for name in names]
     if "predictionstring" in lower and lower[0] in _HEADERS["image"]:
@@ -132,7 +132,7 @@ def _read_csv(path: Path) -> DetectionFile:
     parts: list[pa.Table] = []
     try:
         with pacsv.open_csv(
-            path,
+            open_file(path),
             convert_options=pacsv.ConvertOptions(
                 column_types=numbers | texts, include_columns=list(chosen.values()), strings_can_be_null=False
             ),
@@ -170,7 +170,7 @@ def _read_prediction_strings(path: Path, names: list[str]) -> DetectionFile:
     """Challenge submissions: a row an image, ``label score x1 y1 x2 y2`` repeated in one string."""
     texts = {name: pa.string() for name in names}
     try:
-        table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types=texts))
+        table = pacsv.read_csv(open_file(path), convert_options=pacsv.ConvertOptions(column_types=texts))
         strings = table[next(n for n in names if n.lower() == "predictionstring")].combine_chunks()
         words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.fill_null(strings, "")))
         flat = pc.list_flatten(words)
@@ -242,10 +242,16 @@ def detection_tables(path: str | Path) -> Iterator[pa.Table]:
         try:
             table = pq.read_table(file, columns=DETECTIONS.names)
             metadata = table.schema.metadata
-            yield table.cast(DETECTIONS.with_metadata(metadata))
+            table = table.cast(DETECTIONS.with_metadata(metadata))
+            counts = [pc.list_value_length(table[name]) for name in ("boxes", "scores", "labels")]
+            if not counts[0] == counts[1] == counts[2]:
+                raise ValueError("an image has another number of boxes than of scores or labels")
+            yield table
         except (pa.ArrowException, ValueError, OSError) as error:
             raise InputError(
-                file, f"is not a table of detections ({str(error)[:200]})", "Write it with experiments/predict.py"
+                file,
+                f"is not a table of detections ({' '.join(str(error).split())[:200]})",
+                "Write it with experiments/predict.py",
             ) from error
 
 
@@ -253,12 +259,16 @@ def class_table(schema: pa.Schema, where: object) -> LabelSpace:
     """The class table that a DETECTIONS schema carries.
 
     Raises:
-        InputError: it carries none.
+        InputError: it carries none, or one that cannot be read.
     """
     text = (schema.metadata or {}).get(b"classes")
     if text is None:
         raise InputError(where, "its schema carries no class table", "Write it with experiments/predict.py")
-    return LabelSpace.from_json(json.loads(text))
+    try:
+        return LabelSpace.from_json(parse_json(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        problem = f"its class table cannot be read ({type(error).__name__}: {error})"
+        raise InputError(where, problem, "Write it with experiments/predict.py") from error
 
 
 def _dictionary(column: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int64]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from xray_det.data.formats.json_stream import is_utf16, stream_arrays, stream_list
 from xray_det.errors import InputError
+from xray_det.storage import open_file
 
 #: Bytes decoded at once: their rows take about five times as much.
 WINDOW: Final = 8 << 20
@@ -85,7 +86,7 @@ def _windows(path: Path, window: int, tables: dict[str, dict[str, str]]) -> Iter
     """Rows, a window at a time; ``tables`` is filled with the names that a document gives its ids."""
     if is_utf16(path):
         raise InputError(path, "is UTF-16", "Save it as UTF-8")
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         first = stream.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if first == b"[":
         yield from stream_list(path, list[_Row], "detections", window)

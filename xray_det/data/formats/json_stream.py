@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final, get_args
 import msgspec
 
 from xray_det.errors import InputError
+from xray_det.storage import open_file, parse_json
 
 WINDOW: Final = 1 << 18  # its text and objects stay in the processor's cache
 _GUESSES: Final = 4
@@ -45,7 +46,7 @@ def stream_arrays(path: Path, types: Mapping[str, Any], window: int = WINDOW) ->
     """
     if is_utf16(path):
         raise InputError(path, "is UTF-16", "Save it as UTF-8")
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         yield from _Reader(path, stream, window).arrays(types)
 
 
@@ -61,19 +62,19 @@ def stream_list(path: Path, kind: Any, what: str, window: int = WINDOW) -> Itera
     Raises:
         InputError: as ``stream_arrays``.
     """
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         yield from _Reader(path, stream, window).elements(kind, what)
 
 
 def is_utf16(path: Path) -> bool:
     """Whether a file has the byte order mark of UTF-16, as PowerShell writes it."""
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         return stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def top_level_arrays(path: Path, window: int = WINDOW) -> Iterator[str]:
     """The keys of the top-level object whose arrays begin in the first window; none where the file is no object."""
-    with open(path, "rb") as stream, suppress(InputError):  # the window's end, or not JSON: what was seen counts
+    with open_file(path) as stream, suppress(InputError):  # the window's end, or not JSON: what was seen counts
         reader = _Reader(path, stream, window)
         reader.limit = 1
         for key in reader.top_level():
@@ -102,16 +103,20 @@ class _Reader:
     def __init__(self, path: Path, stream: BinaryIO, window: int) -> None:
         self.path, self.stream, self.window = path, stream, window
         self.data, self.at, self.base = b"", 0, 0  # base: where in the file data[0] stands
-        self.ended, self.limit = False, -1
+        self.ended, self.limit, self.hole = False, -1, False
 
     def more(self) -> bool:
         """Read on by a window, or by as much as is in memory if that is more; False at the end of the file."""
         if self.limit == 0 or self.ended:
             return False
         self.limit -= 1
-        self.base += self.at
         rest = self.data[self.at :]
-        fresh = self.stream.read(max(self.window, len(rest)))
+        # a zero byte ends the text: the hole of a sparse file would fill the memory
+        fresh, zero, _ = self.stream.read(0 if self.hole else max(self.window, len(rest))).partition(b"\0")
+        if self.hole or (zero and not fresh):
+            raise self.fail("not JSON: a zero byte", len(self.data))
+        self.hole = bool(zero)
+        self.base += self.at
         self.ended = not fresh
         self.data, self.at = rest + fresh, 0
         return bool(fresh)
@@ -155,7 +160,7 @@ class _Reader:
             while (found := _STRING.match(self.data, self.at)) is None:
                 if not self.more():
                     raise self.fail("the JSON is cut off")
-            key = str(json.loads(found.group()))
+            key = self._text(found.group())
             self.at = found.end()
             self.take(b":")
             yield key
@@ -163,6 +168,12 @@ class _Reader:
                 break
         if self.peek():
             raise self.fail("more follows after the JSON's end")
+
+    def _text(self, string: bytes) -> str:
+        try:
+            return str(parse_json(string))
+        except ValueError as error:
+            raise self.fail(f"not JSON ({error})") from error
 
     def arrays(self, types: Mapping[str, Any]) -> Iterator[tuple[str, int, list[Any]]]:
         for key in self.top_level():
@@ -244,15 +255,17 @@ class _Reader:
                     found = _POSITION.search(str(error))
                     return None, self.at + int(found.group(1)) - 1 if found else None
             try:
-                return msgspec.convert(_with_raw(json.loads(text), kind), kind), None
+                return msgspec.convert(_with_raw(parse_json(text), kind), kind), None
             except json.JSONDecodeError as error:
                 return None, self.at + max(len(error.doc[: error.pos].encode()) - 1, 0)
         except msgspec.ValidationError as error:
             shown = re.sub(r"\$\[(\d+)\]", lambda m: f"{where}[{number + int(m.group(1))}]", str(error))
             problem, _, place = shown.rpartition(" - at ")
             raise InputError(place.strip("`") or where, problem or shown, "Write it as the format says") from error
-        except (RecursionError, UnicodeDecodeError) as error:
-            raise self.fail(f"not JSON ({type(error).__name__})") from error
+        except RecursionError as error:
+            raise self.fail("not JSON (it is nested too deeply)") from error
+        except (ValueError, OverflowError) as error:
+            raise self.fail(f"not JSON ({error})") from error
 
     def _boundary(self) -> int | None:
         """Exactly where the last whole element in memory ends, by counting brackets; None where none does."""

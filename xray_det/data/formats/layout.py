@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from xray_det.errors import InputError
+from xray_det.storage import read_file
 
 #: In lower case. What no decoder here reads (HEIC) is found too, and put aside with the reason.
 IMAGE_SUFFIXES = frozenset(
@@ -117,6 +118,7 @@ def given_paths(path: Path | str | Sequence[Path | str]) -> list[Path]:
         raise InputError("dataset", "no path given", "Give the dataset's folder or its annotation files")
     paths = [Path(os.path.normpath(p.expanduser().absolute())) for p in paths]
     for one in paths:
+        _check_utf8(one)
         if not one.exists():
             raise InputError(one, "no such file or folder", "Check the path")
     return paths
@@ -172,6 +174,9 @@ def walk(
     Args:
         depth: folders below ``root`` to enter; None: all.
         without: names of folders not to enter: millions of images may lie there.
+
+    Raises:
+        InputError: such a file's name is not UTF-8, as every name in a dataset must be.
     """
     entered = {os.path.realpath(root)}
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -186,7 +191,16 @@ def walk(
         folders[:] = sorted(kept)
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
-                yield Path(folder, name)
+                file = Path(folder, name)
+                _check_utf8(file)
+                yield file
+
+
+def _check_utf8(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(path, "its name is not UTF-8", "Rename the file or folder") from error
 
 
 class Links:
@@ -254,10 +268,7 @@ def read_text(file: Path) -> tuple[str, bool]:
     Raises:
         InputError: it cannot be read, or is none of these.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(file, f"cannot be read ({error.strerror or error})", "Mend or remove it") from error
+    data = read_file(file)
     wide = wide_encoding(data)
     encodings = ["utf-8-sig", "cp1252"] if wide is None else [wide]
     for encoding in encodings:

@@ -287,7 +287,7 @@ class OpenImagesSource:
         paths: list[str | None] = [None] * len(ids)
         for row, identity in enumerate(ids):
             name = inside(identity, f"{self.root}: ImageID")
-            if self._finder is None:
+            if self._finder is None or not name.name:  # "." names no file
                 continue
             for suffix in dict.fromkeys(["" if name.suffix else self._suffix, self._suffix, *_SUFFIXES]):
                 found = self._finder.find(name.with_name(name.name + suffix), splits[row], self.root)

@@ -8,9 +8,8 @@ separated by commas; the text is UTF-8, or UTF-16 with its byte order mark.
 import codecs
 import csv
 import io
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -22,6 +21,7 @@ import pyarrow.csv as pacsv
 from xray_det.data.formats.layout import read_text
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
+from xray_det.storage import open_file, parse_json, read_file
 
 CORNERS: Final = ("XMin", "YMin", "XMax", "YMax")
 _FLAGS: Final = {
@@ -55,7 +55,7 @@ def kind_of(file: Path) -> Kind | None:
         InputError: a box file whose header lacks a column; a header whose fields are not separated by commas.
     """
     if file.suffix.lower() == ".json":
-        with open(file, "rb") as stream:
+        with open_file(file) as stream:
             return Kind.HIERARCHY if b'"LabelName"' in stream.read(1 << 16) else None
     header, columns = header_of(file), set(columns_of(file))
     for separator, said in _SEPARATORS if "ImageID" not in columns else ():
@@ -91,8 +91,10 @@ _SEPARATORS: Final = ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"))
 
 def header_of(file: Path) -> list[str]:
     """The fields of the first line; a line without end is cut."""
-    with open(file, encoding=_encoding(file), errors="replace", newline=None) as stream:
-        return next(csv.reader([stream.readline(1 << 16)]), [])
+    with open_file(file) as opened:
+        line = opened.readline(1 << 16) if _encoding(file) == "utf-8-sig" else opened.read(1 << 16)
+    text = line.decode(_encoding(file), errors="replace")
+    return next(csv.reader([text.splitlines()[0] if text else ""]), [])
 
 
 def columns_of(file: Path) -> dict[str, str]:
@@ -101,7 +103,7 @@ def columns_of(file: Path) -> dict[str, str]:
 
 
 def _encoding(file: Path) -> str:
-    with open(file, "rb") as stream:
+    with open_file(file) as stream:
         marked = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     return "utf-16" if marked else "utf-8-sig"
 
@@ -160,8 +162,8 @@ def _listed(file: Path, rows: int) -> Iterator[tuple[list[str], list[str]]]:
     ids: list[str] = []
     subsets: list[str] = []
     names = list(columns_of(file))
-    with open(file, encoding=_encoding(file), newline="") as stream:
-        reader = csv.reader(stream)
+    with open_file(file) as opened, io.TextIOWrapper(opened, encoding=_encoding(file), newline="") as stream:
+        reader = _rows(stream, file)
         next(reader)
         image, subset = names.index("ImageID"), names.index("Subset") if "Subset" in names else None
         for row in reader:
@@ -184,7 +186,7 @@ def read_classes(file: Path) -> list[tuple[str, str]]:
     """
     text, _ = read_text(file)
     classes: list[tuple[str, str]] = []
-    for number, row in enumerate(csv.reader(io.StringIO(text, newline=None)), start=1):
+    for number, row in enumerate(_rows(io.StringIO(text, newline=None), file), start=1):
         if not row or row[0].strip().lower() == "labelname":
             continue
         if len(row) < 2:
@@ -196,6 +198,15 @@ def read_classes(file: Path) -> list[tuple[str, str]]:
     return classes
 
 
+def _rows(lines: Iterable[str], file: Path) -> Iterator[list[str]]:
+    reader = csv.reader(lines)
+    try:
+        yield from reader
+    except csv.Error as error:
+        problem, remedy = f"not CSV ({error})", "Close its quotes, and shorten fields"
+        raise InputError(f"{file}: line {reader.line_num}", problem, remedy) from error
+
+
 def read_hierarchy(file: Path) -> dict[str, Any]:
     """The JSON of a hierarchy, undigested.
 
@@ -203,7 +214,7 @@ def read_hierarchy(file: Path) -> dict[str, Any]:
         InputError: it is not JSON.
     """
     try:
-        node: dict[str, Any] = json.loads(file.read_bytes())
+        node: dict[str, Any] = parse_json(read_file(file))
     except ValueError as error:
         raise InputError(file, f"not valid JSON ({error})", "Fetch the hierarchy again") from error
     return node
@@ -213,7 +224,7 @@ def _read_csv(file: Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBa
     written = columns_of(file)
     try:
         reader = pacsv.open_csv(
-            file,
+            open_file(file),
             read_options=pacsv.ReadOptions(
                 block_size=_BLOCK,
                 use_threads=False,  # one thread knows its row number
@@ -253,5 +264,7 @@ def _explain(file: Path, error: pa.ArrowInvalid) -> NoReturn:
             f"{found[3]} fields where the header has {found[2]}",
             "Separate fields by commas and write decimals with a point",
         ) from error
+    if "straddling" in text:
+        text = f"a row is longer than {_BLOCK:,} bytes"
     remedy = "Save it as UTF-8" if "UTF8" in text else "Give Open Images' CSV"
     raise InputError(file, text, remedy) from error

@@ -33,6 +33,7 @@ from xray_det.data.schema import PUBLISHED
 from xray_det.errors import InputError
 from xray_det.labels.hierarchy import Hierarchy
 from xray_det.labels.space import Class, LabelSpace
+from xray_det.storage import open_file
 
 _CHUNK = 512
 
@@ -221,9 +222,9 @@ def voc_files(paths: Sequence[Path]) -> list[Path]:
         files = walk(path, frozenset({".xml"})) if path.is_dir() else [path] if path.suffix.lower() == ".xml" else []
         for file in islice(files, 50):  # beyond: project files of an editor
             try:
-                with open(file, "rb") as stream:
+                with open_file(file) as stream:
                     if looks_like_voc(stream.read(4096)):
                         return [file]
-            except OSError:
+            except InputError:
                 broken.append(file)
     return broken[:1]

@@ -13,6 +13,7 @@ from defusedxml.ElementTree import fromstring
 from xray_det.data.formats.layout import wide_encoding
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
+from xray_det.storage import read_file
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _TURNED = ("cx", "cy", "w", "h", "angle")
@@ -51,14 +52,7 @@ def read_voc_xml(path: Path) -> VocFile | None:
         InputError: a file that cannot be read, malformed XML, entities (an entity bomb), annotations of several images,
             an object without a name or place, text in a coordinate.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror or error})"
-        if path.is_symlink():
-            problem = f"is a link to {path.readlink()}, which {problem}"
-        raise InputError(path, problem, "Mend or remove it") from error
-    root = _annotation(_parsed(data, path), path)
+    root = _annotation(_parsed(read_file(path), path), path)
     if root is None:
         return None
     size = root.find("size")
