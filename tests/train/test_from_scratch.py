@@ -34,7 +34,7 @@ from xray_det.train.plain import PlainContext
 
 BATCH, EPOCHS = 2, 4  # of 32 images: 64 steps
 
-NARROW_RETINANET = RetinaNet(backbone=Backbone(name="resnet18"), channels=64, head_layers=2)
+NARROW_RETINANET = slim()
 NARROW_FASTER_RCNN = FasterRCNN(backbone=Backbone(name="resnet18"), channels=64, head_channels=256, rois=128)
 
 LOSSES: list[Classification] = [
