@@ -71,8 +71,13 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     assert storage.read_file(tmp_path / "link") == b"12345"
     assert storage.open_file(tmp_path / "file", 5).read() == b"12345"
-    for name, said in (("pipe", "named pipe"), ("device", "device"), ("", "folder"), ("absent", "No such file")):
-        with pytest.raises(InputError, match=rf"{name}: cannot be read \(.*{said}"):
+    for name, said in (
+        ("pipe", r"cannot be read \(.*named pipe"),
+        ("device", r"cannot be read \(.*device"),
+        ("", r"cannot be read \(.*folder"),
+        ("absent", "no such file"),
+    ):
+        with pytest.raises(InputError, match=f"{name}: {said}"):
             storage.open_file(tmp_path / name)
         with pytest.raises(InputError):
             storage.read_json(tmp_path / name)

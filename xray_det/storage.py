@@ -271,8 +271,8 @@ def open_file(path: str | os.PathLike[str], most_bytes: int | None = None) -> Bu
         _check_regular(path, most_bytes)
         return open(path, "rb")
     except OSError as error:
-        problem = f"cannot be read ({error.strerror or error})"
-        raise InputError(path, problem, "Give a file that can be read, or remove it") from error
+        dead = f"is a link to {os.readlink(path)}: " if os.path.islink(path) and not os.path.exists(path) else ""
+        raise InputError(path, f"{dead}{_unreadable(error)}", "Give a file that can be read, or remove it") from error
 
 
 def read_file(uri: str | os.PathLike[str], most_bytes: int | None = TEXT_BYTES) -> bytes:
@@ -287,7 +287,11 @@ def read_file(uri: str | os.PathLike[str], most_bytes: int | None = TEXT_BYTES) 
     try:
         return read_bytes(uri)
     except OSError as error:
-        raise InputError(_shown(uri), f"cannot be read ({error.strerror or error})", "Check the address") from error
+        raise InputError(_shown(uri), _unreadable(error), "Check the address") from error
+
+
+def _unreadable(error: OSError) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
 
 
 def _check_regular(path: str | os.PathLike[str], most_bytes: int | None = None) -> None:
@@ -341,12 +345,7 @@ def read_json(uri: str | os.PathLike[str]) -> Any:
     Raises:
         InputError: there is none, it cannot be read (``read_file``), or it is not JSON (``parse_json``).
     """
-    try:
-        content = read_file(uri)
-    except InputError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise InputError(uri, "no such file", "Check the path") from error
-        raise
+    content = read_file(uri)
     try:
         return parse_json(content)
     except ValueError as error:
