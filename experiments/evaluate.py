@@ -270,9 +270,8 @@ def track(run_folder: str, scored: list[Scored], figures: dict[str, bytes]) -> N
         for name, image in figures.items():
             journal.artifact(f"evaluation/{step}/{name}", image)
     left = resend(run_folder, patience_s=60)
-    print(
-        f"added to the run's tracked metrics as step {step}" + (f"; {left} records wait for the server" if left else "")
-    )
+    waiting = f"; {left} records wait for the server" if left else ""
+    print(printable(f"added to the run's tracked metrics as step {step}{waiting}"))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from xray_det.display import printable
 from xray_det.errors import InputError
 from xray_det.orchestrate.study_command import StudyTold, beyond, called, conduct, points, runs
 
@@ -56,7 +57,7 @@ def main(args: Args) -> None:
     tried = arms(experiment(args))
     conduct(args, "long_tail", tried, verdicts, {"AP": "val/AP", **{f"AP {b}": f"val/AP_{b}" for b in BANDS}})
     if not args.smoke:
-        print(f"An expert for the tail: {experts_command(args, tried[NATURAL])}")
+        print(printable(f"An expert for the tail: {experts_command(args, tried[NATURAL])}"))
 
 
 def experiment(args: Args) -> "Experiment":

@@ -1,8 +1,10 @@
 """Text on terminals and in logs: shown as it is written, never obeyed, never cut."""
 
+import ast
 import io
 import logging
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -121,3 +123,21 @@ def test_cells_of_several_lines_are_the_callers_own() -> None:
     text = shown(table)
     assert "c\\nd" in text
     assert "a\\nb" not in text
+
+
+def _plain_prints(tree: ast.AST) -> list[ast.expr]:
+    """What is given to Python's own print."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [word for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print" for word in call.args]
+
+
+def test_nothing_is_printed_that_a_terminal_could_obey() -> None:
+    """Python's own print gets words of ours, JSON, an error that was caught, or what ``printable`` returns."""
+    root = Path(__file__).parents[1]
+    for file in (*root.glob("xray_det/**/*.py"), *root.glob("experiments/*.py")):
+        tree = ast.parse(file.read_text())
+        errors = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)}
+        for word in _plain_prints(tree):
+            ours = isinstance(word, ast.Constant) or (isinstance(word, ast.Name) and word.id in errors)
+            made = isinstance(word, ast.Call) and ast.unparse(word.func) in ("printable", "json.dumps")
+            assert ours or made, f"{file.relative_to(root)}:{word.lineno}: print of {ast.unparse(word)}"

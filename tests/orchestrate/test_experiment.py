@@ -74,6 +74,14 @@ def test_validation_images_that_are_trained_on_are_said_once(
     assert capsys.readouterr().err == ""
 
 
+def test_what_is_said_of_validation_images_is_obeyed_by_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = (Selection(folder=write_dataset(tmp_path / "d", name="\x1b[31mred", images=4)),)
+    prepare(experiment(both[0].folder, tmp_path, data=Data(train=both, val=both)))
+    assert capsys.readouterr().err.startswith("warning: \\x1b[31mred (")
+
+
 def test_a_dataset_is_told_with_its_split(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that is called so, with its @, goes before a split."""
     monkeypatch.chdir(tmp_path)

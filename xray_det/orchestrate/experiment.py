@@ -15,6 +15,7 @@ from xray_det.data.augmentation import Augmentation
 from xray_det.data.leakage import also_trained_on
 from xray_det.data.loader import Loader
 from xray_det.data.manifest import Manifest
+from xray_det.display import printable
 from xray_det.errors import InputError
 from xray_det.labels.space import LabelSpace
 from xray_det.labels.supervision import Supervision
@@ -360,7 +361,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
 @cache
 def _warn(sentence: str) -> None:  # once: a study prepares an experiment many times
-    print(f"warning: {sentence}", file=sys.stderr)
+    print(printable(f"warning: {sentence}"), file=sys.stderr)
 
 
 def read_in(experiment: Experiment) -> Prepared:

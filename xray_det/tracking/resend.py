@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from xray_det import storage
+from xray_det.display import printable
 from xray_det.errors import InputError
 from xray_det.tracking.address import check_uri
 from xray_det.tracking.journal import tracking_folder
@@ -83,7 +84,7 @@ def main(args: Args) -> int:
             failed += 1
             continue
         failed += left != 0
-        print(f"{folder}: " + (f"{left} records are left" if left else "all is sent"))
+        print(printable(f"{folder}: " + (f"{left} records are left" if left else "all is sent")))
     return 1 if failed else 0
 
 

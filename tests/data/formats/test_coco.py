@@ -233,7 +233,8 @@ def listed(*names: str, **fields: Any) -> dict[str, Any]:
         ("images/x.png", "images/1/x.png"),
         ("images/a/x.png", "/data/local-files/?d=images/a/x.png"),
         ("images/a/x.png", "/data/local-files/?d=home/me/images/a/x.png"),
-        ("images/a b.png", "/data/local-files/?d=images%5Ca%20b.png".replace("%5C", "/")),
+        ("images/a b.png", "/data/local-files/?d=images/a%20b.png"),
+        ("images/a b.png", "/data/local-files/?d=images%5Ca%20b.png"),
         ("images/a b.png", "images/a%20b.png"),
         ("images/a b.png", "https://host.example/a%20b.png"),
         ("images/caf\u00e9.png", "https://host.example/caf%C3%A9.png"),
@@ -243,6 +244,15 @@ def test_names_that_labelling_tools_write_are_found_and_counted(tmp_path: Path, 
     (row,) = rows_of(folder_of(tmp_path, [on_disk], listed(published), "result.json")).values()
     assert row["path"] == on_disk
     assert row["defects"] == [f"wrong_file_name: {published} lies at {on_disk}"]
+
+
+@pytest.mark.parametrize(
+    "published", ["https://host.example/b/IMG_0002.png?x=1", "images/7/IMG_0002.png", "/data/upload/3/IMG%5F0002.png"]
+)
+def test_of_a_labelling_tools_name_too_the_most_similar_file_is_said(tmp_path: Path, published: str) -> None:
+    (row,) = rows_of(folder_of(tmp_path, ["images/IMG_0001.png"], listed(published))).values()
+    said = f"missing_image: {published}; the most similar name there is images/IMG_0001.png"
+    assert row["defects"] == [said]
 
 
 def test_a_name_as_it_is_published_goes_before_what_it_may_mean(tmp_path: Path) -> None:
@@ -258,7 +268,7 @@ def test_two_names_that_may_mean_one_file_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["https://a.example/gone.png", "images/2/gone.png", "https://a.example", "s3://b/..%2Fx"]
+    "name", ["https://a.example/gone.png", "images/2/gone.png", "https://a.example", "s3://b/..%2Fgone"]
 )
 def test_an_address_that_leads_nowhere_is_a_missing_image(tmp_path: Path, name: str) -> None:
     (row,) = rows_of(folder_of(tmp_path, ["images/x.png"], listed(name))).values()
@@ -378,6 +388,14 @@ def test_an_annotation_without_box_and_segmentation_is_named(tmp_path: Path, seg
         CocoSource(write(tmp_path / "x.json", annotations=[BOX, bare]), images=False)
     with pytest.raises(InputError, match=r"annotations\[0\]: it has no bbox"):
         CocoSource(write(tmp_path / "x.json", annotations=[{"image_id": 1, "category_id": 3}]), images=False)
+
+
+def test_a_segmentation_that_is_not_finite_is_kept_for_the_doctor(tmp_path: Path) -> None:
+    """As a box is that is not."""
+    bare = {"id": 2, "image_id": 1, "category_id": 3, "segmentation": [[1, 2, float("nan"), 3, 4, 5]]}
+    (row,) = rows_of(CocoSource(write(tmp_path / "x.json", annotations=[BOX, bare]), images=False)).values()
+    assert str(row["boxes"][1]) == "[nan, 2.0, nan, 5.0]"
+    assert row["defects"] == ["from_segmentation: 1 of 2 boxes"]
 
 
 def test_a_segmentation_beside_an_infinite_box(tmp_path: Path) -> None:

@@ -138,6 +138,33 @@ def test_flags_parts_and_zero_based_coordinates(tmp_path: Path) -> None:
     assert row["defects"] == ["zero_based: 1 boxes begin at 0"]
 
 
+def _boxes(*boxes: tuple[float, float, float, float]) -> str:
+    corners = ("xmin", "ymin", "xmax", "ymax")
+    sides = ["".join(f"<{c}>{v}</{c}>" for c, v in zip(corners, box, strict=True)) for box in boxes]
+    return "".join(f"<object><name>cup</name><bndbox>{box}</bndbox></object>" for box in sides)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "kinds"),
+    [
+        ([(0.1, 0.2, 0.5, 0.6)], ["fractions"]),
+        ([(0, 0, 1, 1), (0.1, 0.2, 0.5, 0.6)], ["fractions"]),
+        ([(0.1, 0.2, 0.5, 0.6), (1, 1, 3, 2)], []),
+        ([(0, 0, 0, 0)], ["zero_based"]),
+        ([(1, 1, 1, 1)], []),  # one pixel
+        ([], []),
+    ],
+)
+def test_boxes_of_a_file_that_are_all_fractions_are_a_finding(
+    tmp_path: Path, boxes: list[tuple[float, float, float, float]], kinds: list[str]
+) -> None:
+    write(tmp_path / "a.xml", _boxes(*boxes))
+    write(tmp_path / "b.xml", OBJECT)
+    found = rows_of(VocSource(tmp_path, images=False))
+    assert [note.partition(":")[0] for note in found["a"]["defects"]] == kinds
+    assert found["b"]["defects"] == []
+
+
 def test_lists_of_two_years_below_one_root(tmp_path: Path) -> None:
     for year, split in (("VOC2007", "train"), ("VOC2012", "val")):
         write(tmp_path / year / "Annotations/000001.xml")

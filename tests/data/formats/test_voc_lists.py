@@ -9,6 +9,7 @@ from rows_of import rows_of
 from test_voc import write
 
 from xray_det.data.formats.source import open_source
+from xray_det.data.formats.voc import VocSource
 from xray_det.data.formats.voc_lists import SplitLists
 from xray_det.errors import InputError
 
@@ -207,6 +208,14 @@ def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
         "cam2/g": None,
     }
     assert kinds == {"listed_without_image": 2, "in_no_list": 2}
+
+
+def test_of_a_line_that_fits_several_images_no_similar_name_is_said(tmp_path: Path) -> None:
+    lists = {"train.txt": "x/a\na\n"}
+    _, kinds = placed(tmp_path, ["Annotations/x/a", "Annotations/y/a", "Annotations/z/a"], lists)
+    assert kinds == {"listed_without_image": 1, "in_no_list": 2}
+    ((_, _, said),) = VocSource(tmp_path, images=False).findings
+    assert said == "line 2, 'a', fits several images"
 
 
 def test_folders_count_where_a_line_is_taken_loosely_too(tmp_path: Path) -> None:

@@ -364,7 +364,8 @@ class CocoSource:
             if found is not None and not as_written:
                 defects[row].append(noted(Defect.WRONG_FILE_NAME, f"{name} lies at {found}"))
             if found is None:
-                near = self._finder.most_similar(written, self._splits[number], self._files[number].parent)
+                meant = (other_names(name) or [written])[-1]
+                near = self._finder.most_similar(meant, self._splits[number], self._files[number].parent)
                 said = f"{name or 'no file name'}{f'; the most similar name there is {near}' if near else ''}"
                 defects[row].append(noted(Defect.MISSING_IMAGE, said))
         return ids, splits, pa.array(paths, pa.string()), defects

@@ -83,7 +83,7 @@ def other_names(name: str) -> list[PurePosixPath]:
     plain = name.replace("\\", "/")
     address = _ADDRESS.match(plain)
     if address:
-        plain = unquote(address["local"] or address["upload"] or address["path"] or "")
+        plain = unquote(address["local"] or address["upload"] or address["path"] or "").replace("\\", "/")
         parts = PurePosixPath(plain.lstrip("/")).parts
         found = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
     else:

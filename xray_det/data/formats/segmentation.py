@@ -1,5 +1,6 @@
 """The box around a COCO segmentation: polygons, or run lengths as numbers or as pycocotools writes them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ def segmentation_box(segmentation: bytes | msgspec.Raw, path: Path, position: in
     """
     where = f"{path}: annotations[{position}]"
     remedy = "Give its bbox [x, y, width, height], or remove the annotation"
-    shape = msgspec.json.decode(segmentation) if bytes(segmentation) else None
-    if not shape:
-        raise InputError(where, "it has no bbox, and no segmentation to take one from", remedy)
     try:
-        return _of_runs(**shape) if isinstance(shape, dict) else _of_polygons(shape)
+        shape = json.loads(bytes(segmentation) or b"null")  # with NaN, as json_stream reads the rest of the file
+        if shape:
+            return _of_runs(**shape) if isinstance(shape, dict) else _of_polygons(shape)
     except (TypeError, ValueError, IndexError, OverflowError) as error:
         problem = f"it has no bbox, and no box can be taken from its segmentation ({error})"
         raise InputError(where, problem, remedy) from error
+    raise InputError(where, "it has no bbox, and no segmentation to take one from", remedy)
 
 
 def _of_polygons(polygons: list[Any]) -> XYWH:

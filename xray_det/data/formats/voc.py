@@ -140,7 +140,10 @@ class VocSource:
         defects: list[list[str]] = []
         for file, voc, _, listed in read:
             path, notes = self._image(file, voc)
-            if voc.zero_based:
+            if voc.fractions:
+                said = f"all {len(voc.boxes)} boxes of {file.name} lie in 0 to 1: multiply them by the image's size"
+                notes.append(noted(Defect.FRACTIONS, said))
+            elif voc.zero_based:
                 notes.append(noted(Defect.ZERO_BASED, f"{voc.zero_based} boxes begin at 0"))
             if voc.of_shapes:
                 notes.append(noted(Defect.FROM_SEGMENTATION, f"{voc.of_shapes} of {len(voc.boxes)} boxes"))

@@ -146,9 +146,10 @@ class SplitLists:
                     raise InputError(one.file, problem, "Save it as UTF-8")
                 fits = "several images" if self._state[number] == _SEVERAL else "no image"
                 said = f"line {one.lines[at]}, {self._raw[number]!r}, fits {fits}"
-                if shown < _SHOWN and (near := similar(self._raw[number], self._known)):
-                    said += f"; the most similar name is {near!r}"
-                shown += 1
+                if self._state[number] == _OPEN:
+                    if shown < _SHOWN and (near := similar(self._raw[number], self._known)):
+                        said += f"; the most similar name is {near!r}"
+                    shown += 1
                 yield Defect.LISTED_WITHOUT_IMAGE, one.file, said
 
     def _counts(self, one: _List) -> bool:

@@ -40,6 +40,12 @@ class VocFile:
     of_shapes: int = 0
 
     @property
+    def fractions(self) -> bool:
+        """Whether all boxes lie in 0 to 1, but for rounding, and are not all empty: no pixels are meant."""
+        inside = all(-0.001 <= side <= 1.001 for box in self.boxes for side in box)
+        return inside and any(x2 > x1 for x1, _, x2, _ in self.boxes)
+
+    @property
     def zero_based(self) -> int:
         """How many boxes have a first coordinate of 0, which a file that counts from 1 cannot hold."""
         return sum(box[0] == 0 or box[1] == 0 for box in self.boxes)
