@@ -32,7 +32,7 @@ from xray_det.train.loop import run
 from xray_det.train.phase import Phase
 from xray_det.train.plain import PlainContext
 
-BATCH, EPOCHS = 2, 4  # of 32 images: 64 steps
+BATCH, EPOCHS, IMAGES = 2, 17, 6  # 51 steps
 
 NARROW_RETINANET = slim()
 NARROW_FASTER_RCNN = FasterRCNN(backbone=Backbone(name="resnet18"), channels=64, head_channels=256, rois=128)
@@ -52,11 +52,11 @@ LOSSES: list[Classification] = [
 class Epochs:
     """The loader's own batches, in one process."""
 
-    def __init__(self, loader: Loader, phase: Phase, images: int) -> None:
-        self.loader, self.phase, self.images = loader, phase, images
+    def __init__(self, loader: Loader, phase: Phase) -> None:
+        self.loader, self.phase = loader, phase
 
     def steps_per_epoch(self, phase: int) -> int:
-        return self.images // BATCH
+        return IMAGES // BATCH
 
     def batches(self, phase: int, epoch: int, start: int, stop: int) -> Iterator[Batch]:
         plan = self.loader.plan(self.phase.sampling_at(epoch, self.steps_per_epoch(phase)), None, phase, epoch)
@@ -64,10 +64,10 @@ class Epochs:
 
 
 def loss_of_each_epoch(model: Model, folder: Path, dataset: str, side: int) -> np.ndarray:
-    """[EPOCHS], the mean over the epoch's batches: the same 32 images each time."""
+    """[EPOCHS], the mean over the epoch's batches: the same images each time."""
     experiment = Experiment(
         name="scratch",
-        data=Data(train=(Selection(folder=dataset, split="train"),)),
+        data=Data(train=(Selection(folder=dataset, split="val"),)),
         model=model,
         augmentation=Augmentation(short_side=(side,), max_side=side),
         phases=(Phase(epochs=EPOCHS),),
@@ -81,7 +81,7 @@ def loss_of_each_epoch(model: Model, folder: Path, dataset: str, side: int) -> n
     counted = None if model.classification.needs is None else statistics(classes, rates=rates)
     detector = model.build(classes, counted)
     points: list[float] = []
-    epochs = Epochs(prepared.loader, experiment.phases[0], 32)
+    epochs = Epochs(prepared.loader, experiment.phases[0])
     context = PlainContext(epochs, folder, on_log=lambda metrics, step: points.append(metrics["train/loss"]))
     run(context, prepared.recipe, detector, lambda model, to: None)  # Diverged, were a loss not finite
     return np.array(points[: EPOCHS * epochs.steps_per_epoch(0)]).reshape(EPOCHS, -1).mean(1)
@@ -97,7 +97,7 @@ def coco_tiny(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 @pytest.mark.parametrize("model", [RetinaNet(), FasterRCNN(), slim()], ids=["RetinaNet", "FasterRCNN", "slim"])
 def test_a_named_model_learns_in_the_default_phase(model: Model, coco_tiny: str, tmp_path: Path) -> None:
     losses = loss_of_each_epoch(model, tmp_path, coco_tiny, side=128)
-    assert losses[-1] < 0.95 * losses[0]
+    assert losses[-3:].mean() < 0.95 * losses[:3].mean()
     assert losses.max() < 1.5 * losses[0]
 
 
@@ -108,5 +108,5 @@ def test_every_loss_learns_in_the_default_phase(
     model: Model, loss: Classification, coco_tiny: str, tmp_path: Path
 ) -> None:
     losses = loss_of_each_epoch(replace(model, classification=loss), tmp_path, coco_tiny, side=96)
-    assert losses[-1] < 0.95 * losses[0]
+    assert losses[-3:].mean() < 0.95 * losses[:3].mean()
     assert losses.max() < 1.5 * losses[0]
