@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_shards import made_dataset
 
@@ -106,6 +107,24 @@ def test_processes_that_build_at_once_do_no_harm(tmp_path: Path) -> None:
     assert len(said) == 1
     assert said.pop().startswith("60 ")
     assert [path.suffix for path in sorted((tmp_path / "home" / "cache").iterdir())] == [".arrow", ".lock"]
+
+
+@pytest.mark.parametrize("change", ["cut", "page", "column", "null"])
+def test_a_damaged_shard_is_named(tmp_path: Path, change: str) -> None:
+    made_dataset(tmp_path / "a", "a", 5)
+    (shard,) = (tmp_path / "a/shards").iterdir()
+    data, table = shard.read_bytes(), pq.read_table(shard)
+    if change == "cut":
+        shard.write_bytes(data[:-9])
+    elif change == "page":
+        shard.write_bytes(data[:4] + b"\xff" * 40 + data[44:])
+    elif change == "column":
+        pq.write_table(table.drop_columns(["flags"]), shard)
+    else:
+        widths = pa.array([None] * len(table), pa.int32())
+        pq.write_table(table.drop_columns(["width"]).append_column("width", widths), shard)
+    with pytest.raises(InputError, match=r"shards/00000\.parquet"):
+        Annotations.open([Selection(folder=str(tmp_path / "a"))])
 
 
 def test_what_cannot_be_selected_is_named(tmp_path: Path) -> None:

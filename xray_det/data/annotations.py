@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from xray_det import storage
 from xray_det.data.geometry import region, trained
 from xray_det.data.manifest import Manifest
 from xray_det.data.sampling import ImageClasses, joined
 from xray_det.data.schema import SHARD
+from xray_det.data.shards import read_table
 from xray_det.errors import InputError
 
 _LAYOUT = 2  # of the cached file; part of its name
@@ -87,7 +87,8 @@ class Annotations:
         """Map the file of these selections, building it first where this node has none.
 
         Raises:
-            InputError: a folder without a finished ingest, a split that the dataset has not, nothing selected.
+            InputError: a folder without a finished ingest, a split that the dataset has not, nothing selected, a shard
+                that is damaged or none.
         """
         if not selections:
             raise InputError("data", "no dataset is selected", "Give at least one ingested folder")
@@ -240,14 +241,19 @@ def _build(path: Path, selections: Sequence[Selection], manifests: Sequence[Mani
 
 
 def _shard(uri: str, number: int, split: str | None) -> pa.Table:
-    fs, path = storage.locate(uri)
-    table = pq.read_table(path, filesystem=fs, columns=["split", "image", *_PLAIN, *_RAGGED], partitioning=None)
+    schema = pa.schema([SHARD.field(name) for name in ("split", "image", *_PLAIN, *_RAGGED)])
+    table = read_table(uri, schema.names)
+    try:
+        table = table.cast(schema)
+    except (pa.ArrowException, ValueError) as error:  # ValueError: other columns, or a null where none may be
+        problem = f"is no shard ({' '.join(str(error).split())[:200]})"
+        raise InputError(uri, problem, "Restore it, or ingest the dataset again") from error
     if split is not None:
         table = table.filter(pc.equal(table.column("split"), split))
     image = table.column("image").combine_chunks()
     if pc.struct_field(image, "bytes").null_count < len(image):
         raise InputError(uri, "the shard holds image bytes itself", "Ingest the dataset with images in place or packed")
-    table = table.select([*_PLAIN, *_RAGGED]).cast(pa.schema([SHARD.field(name) for name in (*_PLAIN, *_RAGGED)]))
+    table = table.select([*_PLAIN, *_RAGGED])
     for name in (*_RAGGED, "image_id"):  # 64-bit offsets: the texts and numbers of all images lie in one column
         position, kind = table.column_names.index(name), table.schema.field(name).type
         large = pa.large_string() if pa.types.is_string(kind) else pa.large_list(kind.value_type)

@@ -54,11 +54,14 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 
     Raises:
         InputError: it is damaged, or lacks a column.
+        FileNotFoundError: there is none.
     """
     fs, path = storage.locate(uri)
     try:
         return pq.read_table(path, filesystem=fs, columns=columns, partitioning=None)
-    except pa.ArrowException as error:
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:  # OSError: what Arrow says of a page whose bytes are others
         problem = f"cannot be read ({' '.join(str(error).split())[:200]})"
         raise InputError(uri, problem, "Restore it, or make its folder again") from error
 

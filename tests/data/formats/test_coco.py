@@ -125,6 +125,15 @@ def test_ids_may_be_text_or_larger_than_64_bits(tmp_path: Path) -> None:
     }
 
 
+def test_text_ids_of_one_number_are_two(tmp_path: Path) -> None:
+    """As are their annotations, whatever other ids stand beside them."""
+    images = [{**IMAGE, "id": "007"}, {**IMAGE, "id": "7", "file_name": "b.jpg"}]
+    boxes = [{**BOX, "image_id": "7"}, {**BOX, "image_id": "007"}, {**BOX, "image_id": 7}]
+    for more in ([], [{**IMAGE, "id": "x"}]):
+        found = rows_of(CocoSource(write(tmp_path / "a.json", images=images + more, annotations=boxes), images=False))
+        assert [len(found[key]["boxes"]) for key in ("007", "7")] == [1, 2]
+
+
 def test_arrays_in_any_order(tmp_path: Path) -> None:
     file = tmp_path / "order.json"
     file.write_text(json.dumps({"annotations": [BOX], "categories": [CUP], "x": [[{}]], "images": [IMAGE]}))
@@ -186,6 +195,14 @@ def test_a_file_cut_off_is_named_with_the_place(shared_data: Path, tmp_path: Pat
     file.write_bytes(raw[: len(raw) // 2])
     with pytest.raises(InputError, match=r"half\.json: byte \d+: the JSON is cut off in 'annotations'"):
         CocoSource(file, images=False)
+
+
+@pytest.mark.parametrize("said", ["", "<html>", "[]", '{"categories": []}'])
+def test_a_damaged_split_beside_a_whole_one_is_not_left_out(tmp_path: Path, said: str) -> None:
+    write(tmp_path / "annotations" / "instances_train2017.json")
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(said)
+    with pytest.raises(InputError, match=r"instances_val2017\.json: "):
+        open_source(tmp_path, images=False)
 
 
 def test_classes_that_differ_between_splits_are_refused(tmp_path: Path) -> None:
@@ -380,7 +397,11 @@ def test_masks_as_pycocotools_writes_them_have_its_boxes(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "segmentation",
-    [[], None, [[]], [[1, 2, 3]], [["a", "b"]], {"counts": "x"}, {"size": [4, 4], "counts": [16]}, "text", 7],
+    [
+        *([], None, [[]], [[1, 2, 3]], [["a", "b"]], {"counts": "x"}, {"size": [4, 4], "counts": [16]}, "text", 7),
+        *([[1, 2, 3], [4]], {"size": [4, 4], "counts": [2, 100]}, {"size": [4, 4], "counts": [9, -4, 5]}),
+        *({"size": [4, 4], "counts": [1.5, 2]}, {"size": [4], "counts": [2, 2]}),
+    ],
 )
 def test_an_annotation_without_box_and_segmentation_is_named(tmp_path: Path, segmentation: Any) -> None:
     bare = {"id": 2, "image_id": 1, "category_id": 3, "segmentation": segmentation}

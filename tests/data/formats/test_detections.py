@@ -255,6 +255,20 @@ def test_csv_as_tools_write_it(tmp_path: Path, text: str) -> None:
     assert rows_of(read_detections(tmp_path / "dets.csv")) == [("007", "/m/a", 0.1, 0.2, 0.3, 0.4, 0.5)]
 
 
+def test_csv_of_old_macs(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_bytes(b"ImageID,LabelName,Score,XMin,XMax,YMin,YMax\ri,/m/1,0.5,0,1,0,1\r")
+    assert rows_of(read_detections(tmp_path / "d.csv")) == [("i", "/m/1", 0.0, 0.0, 1.0, 1.0, 0.5)]
+
+
+@pytest.mark.parametrize("name", ["YMax\x0c", "YMax\x1c", '"""YMax"""'])
+def test_a_csv_header_that_the_parser_takes_for_another_is_no_traceback(tmp_path: Path, name: str) -> None:
+    (tmp_path / "d.csv").write_text(f"ImageID,LabelName,Score,XMin,XMax,YMin,{name}\ni,/m/1,0.5,0,1,0,1\n")
+    try:
+        assert rows_of(read_detections(tmp_path / "d.csv")) == [("i", "/m/1", 0.0, 0.0, 1.0, 1.0, 0.5)]
+    except InputError as error:
+        assert "d.csv" in str(error)  # noqa: PT017
+
+
 def test_packed_and_utf_16_files_are_named(tmp_path: Path) -> None:
     for name in ("dets.json.gz", "dets.zip"):
         (tmp_path / name).write_bytes(b"")

@@ -118,6 +118,15 @@ def test_an_element_of_the_wrong_type_is_named_by_its_number_in_the_file(tmp_pat
         list(stream_arrays(file, {"annotations": list[Box]}, 256))
 
 
+def test_an_array_that_stands_twice_is_refused_also_where_one_is_empty(tmp_path: Path) -> None:
+    """Some readers take the first, some the last, and all of both would be a third dataset."""
+    file = tmp_path / "twice.json"
+    for first, second in (("[]", '[{"id": 1}]'), ('[{"id": 1}]', '[{"id": 2}]')):
+        file.write_text(f'{{"images": {first}, "info": 1, "info": 2, "images": {second}}}')
+        with pytest.raises(InputError, match="the key 'images' stands twice"):
+            read(file, 1 << 18)
+
+
 def test_top_level_arrays_stop_where_the_window_stops(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"info": 1, "images": [], "sizes": {}, "annotations": [{"a": 1}] * 1000, "late": []}))

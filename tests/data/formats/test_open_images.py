@@ -303,6 +303,43 @@ def test_a_table_of_detections_with_other_columns_is_named(tmp_path: Path) -> No
         OpenImagesSource(tmp_path, images=False)
 
 
+BOXES = "ImageID,LabelName,XMin,XMax,YMin,YMax\na,/m/1,0.1,0.2,0.3,0.4\n"
+
+
+@pytest.mark.parametrize("name", ["train-annotations-human-imagelabels", "val-annotations-human-imagelabels-boxable"])
+@pytest.mark.parametrize(
+    "header", ["", "ImageID,LabelName,Konfidence", "ImageID,Labels,Confidence", "Image,Confidence"]
+)
+def test_image_labels_under_another_header_are_not_left_out(tmp_path: Path, name: str, header: str) -> None:
+    write(tmp_path, train_annotations_bbox=BOXES, **{name: f"{header}\na,/m/1,1\n"})
+    with pytest.raises(InputError, match=rf"{name}\.csv: row 1: the header is .* ImageID, LabelName, Confidence"):
+        open_source(tmp_path, images=False)
+
+
+@pytest.mark.parametrize("said", ["", "<html>", '{"Lab'])
+def test_a_damaged_hierarchy_is_not_left_out(tmp_path: Path, said: str) -> None:
+    write(tmp_path, train_annotations_bbox=BOXES)
+    (tmp_path / "bbox_labels_600_hierarchy.json").write_text(said)
+    with pytest.raises(InputError, match=r"hierarchy\.json: not valid JSON"):
+        open_source(tmp_path, images=False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_a_hierarchy_in_the_encodings_of_windows(tmp_path: Path, encoding: str) -> None:
+    write(tmp_path, train_annotations_bbox=BOXES)
+    tree = '{"LabelName": "/m/0", "Subcategory": [{"LabelName": "/m/2", "Subcategory": [{"LabelName": "/m/1"}]}]}'
+    (tmp_path / "hierarchy.json").write_bytes(tree.encode(encoding))
+    found = open_source(tmp_path, images=False).hierarchy
+    assert found is not None
+    assert found.parents == (("/m/1", "/m/2"),)
+
+
+def test_other_json_that_is_called_a_hierarchy_is_none(tmp_path: Path) -> None:
+    write(tmp_path, train_annotations_bbox=BOXES)
+    (tmp_path / "bbox_hierarchy_v3_tree.json").write_text('{"name": "Entity", "children": []}')
+    assert open_source(tmp_path, images=False).hierarchy is None
+
+
 def test_pixels_where_fractions_are_due_are_named(tmp_path: Path) -> None:
     write(tmp_path, train_annotations_bbox=f"{CHALLENGE}\ni,/m/a,10,300,20,40,0\nj,/m/a,0,5,0,1,0\n")
     with pytest.raises(InputError, match=r"train-annotations-bbox\.csv: every box reaches beyond 2: pixels"):

@@ -53,6 +53,15 @@ def test_encodings(tmp_path: Path, declared: str | None, encoded: str, before: s
     assert boxes_of(tmp_path / "a.xml") == [(name, *CUP[1:])]
 
 
+def test_an_encoding_that_there_is_not(tmp_path: Path) -> None:
+    """Text that is UTF-8 all the same is read; other text is refused."""
+    head = '<?xml version="1.0" encoding="none"?>'
+    assert boxes_of(write(tmp_path / "a.xml", OBJECT, head=head)) == [CUP]
+    (tmp_path / "a.xml").write_bytes(f"{head}<annotation><filename>é</filename></annotation>".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.xml: not well-formed XML"):
+        open_source(tmp_path)
+
+
 def test_text_that_is_not_in_the_declared_encoding_is_named(tmp_path: Path) -> None:
     """Read as another it would give a class of another name."""
     write(tmp_path / "a.xml").write_bytes(

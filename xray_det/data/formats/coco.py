@@ -47,6 +47,7 @@ from xray_det.data.formats.scratch import Buckets, scratch_folder
 from xray_det.errors import InputError
 from xray_det.labels.hierarchy import Hierarchy
 from xray_det.labels.space import Class, LabelSpace
+from xray_det.storage import open_file
 
 _BUCKET_BYTES = 24 << 20  # of JSON; read back, a bucket is a third of it
 _MOST_BUCKETS = 200  # each keeps two files open
@@ -488,7 +489,7 @@ def coco_files(paths: Sequence[Path]) -> list[Path]:
     """The COCO JSON files that are meant by some paths: files as given; of a folder, those of the likeliest place.
 
     That is ``annotations/``, else the folder itself, else its subfolders. Files named ``instances_…`` go before
-    captions, key points and image lists that lie beside them.
+    captions, key points and image lists that lie beside them, and count whatever they hold: reading says what is wrong.
     """
     found: list[Path] = []
     for path in paths:
@@ -504,7 +505,7 @@ def coco_files(paths: Sequence[Path]) -> list[Path]:
             some = [file for file in files if file.name.startswith("instances_")] or [
                 file for file in files if not file.name.startswith(("captions_", "person_keypoints_", "image_info_"))
             ]
-            if coco := [file for file in some if _is_coco(file)]:
+            if coco := [file for file in some if file.name.startswith("instances_") or _is_coco(file)]:
                 found += coco
                 break
     return list(dict.fromkeys(found))
@@ -513,6 +514,10 @@ def coco_files(paths: Sequence[Path]) -> list[Path]:
 def _is_coco(file: Path) -> bool:
     """Whether the first arrays of a JSON file are COCO's; annotations may fill all of what is looked at.
 
-    UTF-16, of which this cannot be told, counts: reading says what is wrong.
+    UTF-16 counts where their names are in it: reading says what is wrong.
     """
-    return is_utf16(file) or any(key in ("images", "annotations") for key in top_level_arrays(file))
+    if is_utf16(file):
+        with open_file(file) as stream:
+            start = stream.read(1 << 18).replace(b"\0", b"")
+        return b'"images"' in start or b'"annotations"' in start
+    return any(key in ("images", "annotations") for key in top_level_arrays(file))

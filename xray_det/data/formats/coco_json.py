@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -87,10 +88,10 @@ ANNOTATIONS: Final = pa.schema(
 
 def keys_of(ids: Sequence[int | str]) -> np.ndarray:
     """Image ids as int64 [N]: integers are themselves, also those written as text; other text is hashed to 64 bits."""
-    try:
-        return np.fromiter(ids, np.int64, len(ids))
-    except (ValueError, TypeError, OverflowError):
-        return np.fromiter(map(_key, ids), np.int64, len(ids))
+    if str not in set(map(type, ids)):  # NumPy would read "007" as 7
+        with suppress(OverflowError):
+            return np.fromiter(ids, np.int64, len(ids))
+    return np.fromiter(map(_key, ids), np.int64, len(ids))
 
 
 def _key(identity: int | str) -> int:

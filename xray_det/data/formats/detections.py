@@ -4,6 +4,7 @@ What a file says is kept as it stands: ids as text, coordinates and scores in fl
 dropped. Which image and which class of the truth an id means is evaluation/identity.py's business.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -112,7 +113,7 @@ def _from_json(path: Path, columns: JsonColumns) -> DetectionFile:
 
 def _read_csv(path: Path) -> DetectionFile:
     with open_file(path) as stream:
-        header = stream.readline(1 << 16).decode("utf-8-sig", errors="replace").strip("\r\n")
+        header = re.split(r"[\r\n]", stream.readline(1 << 16).decode("utf-8-sig", errors="replace"), maxsplit=1)[0]
     names = [name.strip('"') for name in header.split(",")]
     lower = [name.strip().lower() for name in names]
     if "predictionstring" in lower and lower[0] in _HEADERS["image"]:
@@ -143,7 +144,7 @@ def _read_csv(path: Path) -> DetectionFile:
                     place = table.column_names.index(chosen[column])
                     table = table.set_column(place, chosen[column], table[chosen[column]].dictionary_encode())
                 parts.append(table)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:  # ArrowKeyError: it takes the header for another
         raise InputError(
             path, f"is not the CSV its header says ({str(error)[:200]})", "Use commas between and points in numbers"
         ) from error

@@ -42,7 +42,8 @@ def stream_arrays(path: Path, types: Mapping[str, Any], window: int = WINDOW) ->
         Key, number of the first element, elements; at least one pair for each array that is there, empty or not.
 
     Raises:
-        InputError: not JSON, cut off, not an object, or an element that does not fit its type; with the place.
+        InputError: not JSON, cut off, not an object, one of the keys twice, or an element that does not fit its type;
+            with the place.
     """
     if is_utf16(path):
         raise InputError(path, "is UTF-16", "Save it as UTF-8")
@@ -176,10 +177,14 @@ class _Reader:
             raise self.fail(f"not JSON ({error})") from error
 
     def arrays(self, types: Mapping[str, Any]) -> Iterator[tuple[str, int, list[Any]]]:
+        seen = set[str]()
         for key in self.top_level():
             if key not in types:
                 self.skip_value()
                 continue
+            if key in seen:
+                raise self.fail(f"the key {key!r} stands twice, and which one is meant nobody knows")
+            seen.add(key)
             if not self.peek():
                 raise self.fail("the JSON is cut off")
             if self.peek() != b"[":

@@ -4,6 +4,7 @@ The files are streamed and their rows dealt out to disk by image, then put toget
 fractions of the image. A class is known to be absent from an image only where a person verified it.
 """
 
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -321,20 +322,26 @@ def _sorted_out(paths: Sequence[Path]) -> dict[Kind, list[Path]]:
     """The files by what they hold.
 
     Raises:
-        InputError: a file that was named holds nothing of the kind, or is called a box file and is none.
+        InputError: a file that was named holds nothing of the kind, or is called as one of boxes or image-level labels
+            and is none.
     """
     files: dict[Kind, list[Path]] = {kind: [] for kind in Kind}
     for file, named in _tables(paths):
-        kind = kind_of(file)
-        if kind is not None:
+        kind, called = kind_of(file), _CALLED.search(file.name)
+        if kind is not None and (called is None or kind in (Kind.BOXES, Kind.LABELS)):
             files[kind].append(file)
-        elif named or file.name.endswith(("-bbox.csv", "detections.csv")):
+        elif named or called:
+            rest = "Confidence" if called and called["labels"] else "XMin, XMax, YMin, YMax"
             raise InputError(
                 f"{file}: row 1",
                 f"the header is {','.join(header_of(file))[:200]!r}",
-                "Give Open Images' columns: ImageID, LabelName, XMin, XMax, YMin, YMax",
+                f"Give Open Images' columns: ImageID, LabelName, {rest}",
             )
     return files
+
+
+#: How files of boxes and of image-level labels are called: with another header they would be left out without a word.
+_CALLED: Final = re.compile(r"-bbox[\w-]*\.csv$|detections\.csv$|-(?P<labels>imagelabels)[\w-]*\.csv$")
 
 
 def csvs_seen(paths: Sequence[Path]) -> str:

@@ -49,14 +49,17 @@ class Kind(Enum):
 
 
 def kind_of(file: Path) -> Kind | None:
-    """What a CSV or JSON file holds, from its header; None: nothing that belongs to detection.
+    """What a CSV or JSON file holds, from its header; None: nothing that belongs to detection. A file that is called a
+    hierarchy counts where it is no JSON: reading says what is wrong.
 
     Raises:
         InputError: a box file whose header lacks a column; a header whose fields are not separated by commas.
     """
     if file.suffix.lower() == ".json":
         with open_file(file) as stream:
-            return Kind.HIERARCHY if b'"LabelName"' in stream.read(1 << 16) else None
+            nodes = b'"LabelName"' in stream.read(1 << 16).replace(b"\0", b"")  # UTF-16 has zeros between
+        damaged = not nodes and "hierarchy" in file.name.lower() and not _is_json(file)
+        return Kind.HIERARCHY if nodes or damaged else None
     header, columns = header_of(file), set(columns_of(file))
     for separator, said in _SEPARATORS if "ImageID" not in columns else ():
         if "imageid" in [name.strip().lower() for field in header for name in field.split(separator)]:
@@ -84,6 +87,14 @@ def kind_of(file: Path) -> Kind | None:
     return None
 
 
+def _is_json(file: Path) -> bool:
+    try:
+        parse_json(read_file(file))
+    except ValueError:
+        return False
+    return True
+
+
 #: Class descriptions by their folder and name: in another encoding or with another separator they show nothing else.
 _CLASSES: Final = re.compile(r"(class-descriptions|classes-description)[^/]*$|^metadata/classes\.csv$")
 _SEPARATORS: Final = ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"))
@@ -94,7 +105,7 @@ def header_of(file: Path) -> list[str]:
     with open_file(file) as opened:
         line = opened.readline(1 << 16) if _encoding(file) == "utf-8-sig" else opened.read(1 << 16)
     text = line.decode(_encoding(file), errors="replace")
-    return next(csv.reader([text.splitlines()[0] if text else ""]), [])
+    return next(csv.reader([re.split(r"[\r\n]", text, maxsplit=1)[0]]), [])
 
 
 def columns_of(file: Path) -> dict[str, str]:

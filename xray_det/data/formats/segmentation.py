@@ -37,16 +37,19 @@ def segmentation_box(segmentation: bytes | msgspec.Raw, path: Path, position: in
 
 
 def _of_polygons(polygons: list[Any]) -> XYWH:
-    flat = polygons if not isinstance(polygons[0], list) else [number for polygon in polygons for number in polygon]
-    points = np.array(flat, np.float64).reshape(-1, 2)
+    each = polygons if isinstance(polygons[0], list) else [polygons]
+    points = np.concatenate([np.array(polygon, np.float64).reshape(-1, 2) for polygon in each])
     (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return left, top, right - left, bottom - top
 
 
 def _of_runs(size: list[int], counts: list[int] | str) -> XYWH:
     """Runs of background and foreground in turn, down the columns."""
-    height = int(size[0])
-    ends = np.cumsum(_unpacked(counts) if isinstance(counts, str) else counts)
+    height, width = size
+    lengths = np.array(_unpacked(counts) if isinstance(counts, str) else counts)
+    if lengths.dtype.kind != "i" or lengths.min() < 0 or lengths.sum() > height * width:
+        raise ValueError(f"its runs are none of {height} x {width} pixels")
+    ends = np.cumsum(lengths)
     starts, ends = ends[:-1:2], ends[1::2]
     starts, ends = starts[ends > starts], ends[ends > starts] - 1  # the last pixel of each
     left, right = int((starts // height).min()), int((ends // height).max())

@@ -98,7 +98,7 @@ def _parsed(data: bytes, path: Path) -> Element:
     try:
         try:
             root = _tree(data)
-        except (ParseError, ValueError):  # ValueError: an encoding of several bytes a letter, which expat has not
+        except (ParseError, ValueError, LookupError):  # an encoding that expat has not, or that there is not at all
             declared = _DECLARED.match(data)
             text = _decoded(data, declared[1].decode() if declared else "utf-8")
             if text is None:
@@ -108,7 +108,7 @@ def _parsed(data: bytes, path: Path) -> Element:
         raise InputError(
             path, f"the XML declares entities ({type(error).__name__})", "Remove its DOCTYPE, or the file"
         ) from error
-    except (ParseError, ValueError) as error:
+    except (ParseError, ValueError, LookupError) as error:
         raise InputError(path, f"not well-formed XML ({error})", "Mend or remove the file") from error
     for element in root.iter():
         if isinstance(element.tag, str):
