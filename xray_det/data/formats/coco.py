@@ -94,7 +94,7 @@ class CocoSource:
         self._splits = [split_of_path(file, self.root) for file in self._files]
         self._subsets = [_subset(file, self.root) for file in self._files]
         self._finder = ImageFinder(self.root, [file.parent for file in self._files]) if images else None
-        size = sum(file.stat().st_size for file in self._files)
+        size = sum(file.stat().st_size for file in self._files if file.exists())  # reading names the others
         self._count = min(max(1, size // _BUCKET_BYTES), _MOST_BUCKETS)
         self.format, self.exhaustive = "coco", True  # until an image is read that lists absent classes
         folder = scratch_folder(self)
