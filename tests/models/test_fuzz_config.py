@@ -35,8 +35,11 @@ def test_config(tmp_path: Path) -> None:
                 return OTHER
             raise
         described = {"type": type(detector.config).__name__, **to_dict(detector.config)}
-        if described != architecture:
-            assert holds(described, json.loads(data)["architecture"])
+        said = json.loads(data)["architecture"]
+        if said != architecture:
+            for key in ("weights", "partial"):  # of a start from other weights, which a saved detector has behind it
+                said.get("backbone", {}).pop(key, None)
+            assert holds(described, said)
             return OTHER
         return [(each.source_id, each.name) for each in found.classes]
 
