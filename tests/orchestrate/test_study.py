@@ -98,6 +98,15 @@ def test_a_key_is_what_numbers_depend_on(made: Experiment, dataset: str, tmp_pat
     with pytest.raises(InputError, match="start_from: no weights at"):
         Identity.of(replace(made, start_from=str(tmp_path / "d")))
 
+    def filled(name: str) -> Experiment:
+        backbone = replace(made.model.backbone, weights=str(tmp_path / name / "model.safetensors"))
+        return replace(made, model=replace(made.model, backbone=backbone))
+
+    a, b, c = (Identity.of(filled(name)).key for name in "abc")
+    assert a == b != c
+    with pytest.raises(InputError, match=r"model\.backbone\.weights: no weights at"):
+        Identity.of(filled("d"))
+
 
 def test_what_is_committed_is_not_trained_again(made: Experiment, tmp_path: Path) -> None:
     first = work(study(made), tmp_path)

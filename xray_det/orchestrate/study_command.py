@@ -124,8 +124,14 @@ def holds(value: bool) -> str:
 
 
 def beyond(spread: float, *gains: float) -> str:
-    """How a claim came out that holds where every gain is greater than the seeds' spread: NaN with one seed or arm."""
-    return holds(all(gain > spread for gain in gains)) if spread == spread else "cannot be told without a spread"
+    """How a claim came out that holds where every gain is greater than the seeds' spread.
+
+    The spread is NaN with one seed or arm, the gain of an arm without a result too.
+    """
+    if spread != spread:
+        return "cannot be told without a spread"
+    known = all(gain == gain for gain in gains)
+    return holds(all(gain > spread for gain in gains)) if known else "cannot be told while an arm is not trained"
 
 
 def points(value: float) -> str:

@@ -30,7 +30,8 @@ class Identity:
     """What a training's numbers depend on.
 
     Attributes:
-        experiment: without a name, a place or a device; its datasets by name, the weights it starts from by a digest.
+        experiment: without a name, a place or a device; its datasets by name, the weights it starts from, and its
+            backbone's, by a digest.
         datasets: name -> fingerprint of each.
     """
 
@@ -47,8 +48,13 @@ class Identity:
             tuple(Selection(folder=m.name, split=s.split) for m, s in zip(manifests, selections, strict=True))
             for manifests, selections in ((prepared.train, data.train), (prepared.val, data.val))
         ]
-        start = None if experiment.start_from is None else _digest(experiment.start_from)
-        placeless = replace(experiment, name="arm", out="", device="auto", start_from=start)
+        start, backbone = experiment.start_from, experiment.model.backbone
+        if start is not None:
+            start = _digest("start_from", storage.join(start, WEIGHTS_FILE))
+        if backbone.weights not in ("none", "library"):
+            backbone = replace(backbone, weights=_digest("model.backbone.weights", backbone.weights))
+        model = replace(experiment.model, backbone=backbone)
+        placeless = replace(experiment, name="arm", out="", device="auto", start_from=start, model=model)
         return cls(
             experiment=replace(placeless, data=replace(data, train=named[0], val=named[1])),
             datasets={m.name: m.fingerprint for m in (*prepared.train, *prepared.val)},
@@ -64,12 +70,11 @@ class Identity:
         return Identity(experiment=replace(self.experiment, seed=seed), datasets=datasets)
 
 
-def _digest(weights: str) -> str:
-    address = storage.join(weights, WEIGHTS_FILE)
+def _digest(field: str, weights: str) -> str:
     try:
-        return hashlib.sha256(storage.read_bytes(address)).hexdigest()[:16]
+        return hashlib.sha256(storage.read_bytes(weights)).hexdigest()[:16]
     except FileNotFoundError as error:
-        raise InputError("start_from", f"no weights at {address}", "Give a weights folder") from error
+        raise InputError(field, f"no weights at {weights}", "Check the path") from error
 
 
 @dataclass(frozen=True, kw_only=True)
