@@ -131,7 +131,9 @@ def test_phases_that_end_within_an_epoch_are_measured_at_their_ends(dataset: str
 @pytest.mark.medium
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_loss_that_is_not_finite_ends_the_training_with_evidence(dataset: str, tmp_path: Path) -> None:
-    wild = experiment(dataset, tmp_path, phases=(Phase(lr=1e9),), checkpoint_every=None, ema=None)
+    wild = experiment(
+        dataset, tmp_path, phases=(Phase(lr=1e9, warmup_steps=0, clip=None),), checkpoint_every=None, ema=None
+    )
     with pytest.raises(Diverged) as caught:
         train(wild)
     ranks = replay(caught.value.folder, lambda weights: load_detector(weights)[0], torch.device("cpu"))
