@@ -98,7 +98,7 @@ def coco_tiny(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 def test_a_named_model_learns_in_the_default_phase(model: Model, coco_tiny: str, tmp_path: Path) -> None:
     losses = loss_of_each_epoch(model, tmp_path, coco_tiny, side=128)
     assert losses[-3:].mean() < 0.95 * losses[:3].mean()
-    assert losses.max() < 1.5 * losses[0]
+    assert losses.max() < 3 * losses[0]  # a spike behind the warm-up is passed, a blow-up is not
 
 
 @pytest.mark.slow
@@ -109,4 +109,4 @@ def test_every_loss_learns_in_the_default_phase(
 ) -> None:
     losses = loss_of_each_epoch(replace(model, classification=loss), tmp_path, coco_tiny, side=96)
     assert losses[-3:].mean() < 0.95 * losses[:3].mean()
-    assert losses.max() < 1.5 * losses[0]
+    assert losses.max() < 3 * losses[0]  # a spike behind the warm-up is passed, a blow-up is not
