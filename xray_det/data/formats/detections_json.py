@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from xray_det.data.formats.json_stream import is_utf16, stream_arrays, stream_list
+from xray_det.data.formats.json_stream import refuse_utf16, stream_arrays, stream_list
 from xray_det.errors import InputError
 from xray_det.storage import open_file
 
@@ -84,8 +84,7 @@ def read_json(path: Path, window: int = WINDOW) -> JsonColumns:
 
 def _windows(path: Path, window: int, tables: dict[str, dict[str, str]]) -> Iterator[list[_Row]]:
     """Rows, a window at a time; ``tables`` is filled with the names that a document gives its ids."""
-    if is_utf16(path):
-        raise InputError(path, "is UTF-16", "Save it as UTF-8")
+    refuse_utf16(path)
     with open_file(path) as stream:
         first = stream.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if first == b"[":

@@ -45,8 +45,7 @@ def stream_arrays(path: Path, types: Mapping[str, Any], window: int = WINDOW) ->
         InputError: not JSON, cut off, not an object, one of the keys twice, or an element that does not fit its type;
             with the place.
     """
-    if is_utf16(path):
-        raise InputError(path, "is UTF-16", "Save it as UTF-8")
+    refuse_utf16(path)
     with open_file(path) as stream:
         yield from _Reader(path, stream, window).arrays(types)
 
@@ -71,6 +70,12 @@ def is_utf16(path: Path) -> bool:
     """Whether a file has the byte order mark of UTF-16, as PowerShell writes it."""
     with open_file(path) as stream:
         return stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def refuse_utf16(path: Path) -> None:
+    """Raise InputError for a file in UTF-16, which no window of bytes can be read of."""
+    if is_utf16(path):
+        raise InputError(path, "is UTF-16", "Save it as UTF-8")
 
 
 def top_level_arrays(path: Path, window: int = WINDOW) -> Iterator[str]:

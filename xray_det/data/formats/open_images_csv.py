@@ -5,7 +5,6 @@ letter case: a box needs ImageID, LabelName, XMin, XMax, YMin, YMax; of the flag
 separated by commas; the text is UTF-8, or UTF-16 with its byte order mark.
 """
 
-import codecs
 import csv
 import io
 import re
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from xray_det.data.formats.json_stream import is_utf16
 from xray_det.data.formats.layout import read_text
 from xray_det.data.schema import BoxFlag
 from xray_det.errors import InputError
@@ -102,9 +102,10 @@ _SEPARATORS: Final = ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"))
 
 def header_of(file: Path) -> list[str]:
     """The fields of the first line; a line without end is cut."""
+    encoding = _encoding(file)
     with open_file(file) as opened:
-        line = opened.readline(1 << 16) if _encoding(file) == "utf-8-sig" else opened.read(1 << 16)
-    text = line.decode(_encoding(file), errors="replace")
+        line = opened.readline(1 << 16) if encoding == "utf-8-sig" else opened.read(1 << 16)
+    text = line.decode(encoding, errors="replace")
     return next(csv.reader([re.split(r"[\r\n]", text, maxsplit=1)[0]]), [])
 
 
@@ -114,9 +115,7 @@ def columns_of(file: Path) -> dict[str, str]:
 
 
 def _encoding(file: Path) -> str:
-    with open_file(file) as stream:
-        marked = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return "utf-16" if marked else "utf-8-sig"
+    return "utf-16" if is_utf16(file) else "utf-8-sig"
 
 
 def read_boxes(file: Path) -> Iterator[pa.RecordBatch]:
